@@ -1,0 +1,1 @@
+//! The blitter: fills and copies of linear and tiled surfaces.

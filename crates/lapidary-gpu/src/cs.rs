@@ -1,0 +1,1 @@
+//! The command streamer: decodes a context's batches and executes their memory commands.
