@@ -1,3 +1,53 @@
-//! To be written.
+//! Developer tasks, run as `cargo xtask TASK`.
+//!
+//! | task | what it does | module |
+//! | --- | --- | --- |
+//! | `clients` | unpacks the real clients (Mesa, IGT) below `target/clients`, without root | [`clients`] |
+//! | `igt` | runs IGT's test programs on the virtual device and judges them by `tests/igt/*.list` | [`igt`] |
+//! | `test` | everything that must hold before a change is accepted, phase by phase | [`test`] |
+//!
+//! The tasks only drive other programs: nothing here knows how the device works.
 
-fn main() {}
+mod clients;
+mod igt;
+mod process;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Lapidary's developer tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the real clients (Mesa's Vulkan driver, IGT) below target/clients, without root.
+    Clients(clients::Args),
+    /// Run IGT's test programs on the virtual device.
+    Igt(igt::Args),
+    /// Run every check: formatting, lints, documentation, tests, and the real clients.
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Clients(args) => clients::run(&args),
+        Task::Igt(args) => igt::run(&args),
+        Task::Test(args) => test::run(&args),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Where things are: the workspace, its target folder, the programs that cargo builds; and which device is meant.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+/// A device profile of `lapidary run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Gpu {
+    /// Intel Battlemage: VRAM and system memory.
+    Battlemage,
+    /// Intel Lunar Lake: system memory only.
+    Lunarlake,
+}
+
+impl Gpu {
+    /// The name as `lapidary run --gpu` takes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Gpu::Battlemage => "battlemage",
+            Gpu::Lunarlake => "lunarlake",
+        }
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The workspace's root folder.
+pub(crate) fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// The folder cargo builds into.
+pub(crate) fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// A program of the workspace, built with the release profile.
+pub(crate) fn release_program(name: &str) -> PathBuf {
+    target_dir().join("release").join(name)
+}
+
+/// The cargo that started this task.
+pub(crate) fn cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
