@@ -1,0 +1,104 @@
+//! A file's buffer handles, and which of them a dma-buf is known by.
+//!
+//! Sharing a handle and importing a dma-buf both leave a note (dma-buf → handle), so that importing gives the
+//! handle that is there already. The note goes with the handle.
+//!
+//! No lock of its own: [`super::file`] has one around it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lapidary::gem::HandleTable;
+
+use super::buffer::{Buffer, BufferId};
+use super::dma_buf::DmaBufId;
+use super::driver::{Driver, Object};
+use super::error::Error;
+
+/// See the module's head.
+pub(super) struct BufferTable<D: Driver> {
+    handles: HandleTable<Arc<Buffer<D>>>,
+    /// How many handles a buffer has here.
+    counts: HashMap<BufferId, u32>,
+    shared: HashMap<DmaBufId, u32>,
+}
+
+impl<D: Driver> Default for BufferTable<D> {
+    fn default() -> Self {
+        Self {
+            handles: HandleTable::new(),
+            counts: HashMap::new(),
+            shared: HashMap::new(),
+        }
+    }
+}
+
+impl<D: Driver> BufferTable<D> {
+    pub(super) fn insert(&mut self, buffer: &Arc<Buffer<D>>) -> Result<u32, Error> {
+        let handle = self.handles.insert(Arc::clone(buffer))?;
+        *self.counts.entry(buffer.id()).or_insert(0) += 1;
+        buffer.handle_added();
+        Ok(handle)
+    }
+
+    pub(super) fn get(&self, handle: u32) -> Option<Arc<Buffer<D>>> {
+        self.handles.get(handle).cloned()
+    }
+
+    /// Also says whether it was the buffer's last handle here.
+    pub(super) fn remove(&mut self, handle: u32) -> Option<(Arc<Buffer<D>>, bool)> {
+        let buffer = self.handles.remove(handle)?;
+        self.shared.retain(|_, known| *known != handle);
+        let was_last = self.uncount(&buffer);
+        Some((buffer, was_last))
+    }
+
+    fn uncount(&mut self, buffer: &Buffer<D>) -> bool {
+        buffer.handle_removed();
+        let Some(count) = self.counts.get_mut(&buffer.id()) else {
+            return true;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return false;
+        }
+        self.counts.remove(&buffer.id());
+        true
+    }
+
+    pub(super) fn contains(&self, buffer: BufferId) -> bool {
+        self.counts.contains_key(&buffer)
+    }
+
+    /// From now on the dma-buf is known as that handle, unless it is known already.
+    pub(super) fn note(&mut self, dma_buf: DmaBufId, handle: u32) {
+        self.shared.entry(dma_buf).or_insert(handle);
+    }
+
+    /// The handle a dma-buf is known as.
+    pub(super) fn known(&self, dma_buf: DmaBufId) -> Option<u32> {
+        self.shared.get(&dma_buf).copied()
+    }
+
+    /// Number of handles, and bytes of the buffers behind them, each counted once.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let mut seen = std::collections::HashSet::new();
+        let mut bytes = 0;
+        for (_, buffer) in self.handles.iter() {
+            if seen.insert(buffer.id()) {
+                bytes += buffer.object().size();
+            }
+        }
+        (self.handles.len() as u64, bytes)
+    }
+
+    /// Takes all handles back, each with whether it was its buffer's last.
+    pub(super) fn into_closed(mut self) -> Vec<(Arc<Buffer<D>>, bool)> {
+        let buffers: Vec<_> = self.handles.drain().collect();
+        let close = |(_, buffer): (u32, Arc<Buffer<D>>)| {
+            let was_last = self.uncount(&buffer);
+            (buffer, was_last)
+        };
+        buffers.into_iter().map(close).collect()
+    }
+}
