@@ -1,0 +1,466 @@
+//! The fence itself: state, signalling, and what containers and plain fences share.
+
+use std::fmt;
+
+use crate::sync::{
+    Arc, LazyLock, Mutex,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use super::{
+    FenceContext, FenceError, Seqno, Timeline, Timestamp,
+    array::Array,
+    callbacks::{Action, CallbackId, Callbacks, Released, post_actions, post_arm},
+    chain::Chain,
+};
+
+/// The state word: pending, or signalled with the error's bits above. A pending container has a value of its
+/// own, so that looking at a plain fence is one load and one comparison.
+const PENDING: u32 = 0;
+const PENDING_CONTAINER: u32 = 1;
+const SIGNALLED: u32 = 2;
+const ERROR_SHIFT: u32 = 8;
+
+/// A one-shot completion event; the consumers' half.
+///
+/// Cloning is cheap and gives a handle to the same fence. See the [module](super) for the rules.
+#[derive(Clone)]
+pub struct Fence(pub(super) Arc<Inner>);
+
+/// The producer's half of a fence: the right, and the duty, to signal it.
+///
+/// Dropping it signals the fence with [`FenceError::Cancelled`].
+#[derive(Debug)]
+#[must_use = "dropping the signaller cancels the fence"]
+pub struct Signaller(Option<Fence>);
+
+/// What a fence is made of.
+pub(super) struct Inner {
+    state: AtomicU32,
+    context: FenceContext,
+    seqno: Seqno,
+    /// Nanoseconds; written before the state becomes signalled.
+    timestamp: AtomicU64,
+    timeline: Option<Timeline>,
+    pub(super) callbacks: Mutex<Callbacks>,
+    pub(super) body: Body,
+    /// How deep containers nest in this one, not counting those that follow their members from the start.
+    pub(super) depth: u8,
+    /// Whether this is a container that follows its members from the start, so that nobody looks at them.
+    follows: bool,
+}
+
+/// Who signals the fence.
+pub(super) enum Body {
+    /// A signaller.
+    Plain,
+    /// The members.
+    Array(Box<Array>),
+    /// The link's own fence and the earlier links.
+    Chain(Box<Chain>),
+}
+
+/// How a fence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) error: Option<FenceError>,
+    pub(super) timestamp: Timestamp,
+}
+
+impl Outcome {
+    pub(super) fn now(error: Option<FenceError>) -> Self {
+        Self { error, timestamp: Timestamp::now() }
+    }
+}
+
+impl Fence {
+    /// Containers nested deeper than this follow their members from the start, which bounds every recursion.
+    const MAX_IDLE_DEPTH: u8 = 8;
+
+    /// A fence that is not signalled, and its signaller.
+    ///
+    /// The caller answers for the order: fences of one context signal in the order of their numbers.
+    pub fn new(context: FenceContext, seqno: Seqno) -> (Self, Signaller) {
+        Self::with_timeline(None, context, seqno)
+    }
+
+    pub(super) fn on_timeline(timeline: Timeline, context: FenceContext, seqno: Seqno) -> (Self, Signaller) {
+        Self::with_timeline(Some(timeline), context, seqno)
+    }
+
+    fn with_timeline(timeline: Option<Timeline>, context: FenceContext, seqno: Seqno) -> (Self, Signaller) {
+        let fence = Self(Arc::new(Inner {
+            state: AtomicU32::new(PENDING),
+            context,
+            seqno,
+            timestamp: AtomicU64::new(0),
+            timeline,
+            callbacks: Mutex::new(Callbacks::new()),
+            body: Body::Plain,
+            depth: 0,
+            follows: false,
+        }));
+        tracing::trace!(target: "lapidary::fence", context = context.get(), seqno = seqno.get(), "fence init");
+        (fence.clone(), Signaller(Some(fence)))
+    }
+
+    /// A fence that has always been signalled. All calls give the same one.
+    pub fn signalled() -> Self {
+        static STUB: LazyLock<Fence> = LazyLock::new(|| Fence::signalled_at(Timestamp::now()));
+        STUB.clone()
+    }
+
+    /// A fence of its own that signalled, with success, at the given time.
+    pub fn signalled_at(timestamp: Timestamp) -> Self {
+        Self(Arc::new(Inner {
+            state: AtomicU32::new(SIGNALLED),
+            context: FenceContext::SIGNALLED,
+            seqno: Seqno(0),
+            timestamp: AtomicU64::new(timestamp.as_nanos()),
+            timeline: None,
+            callbacks: Mutex::new(Callbacks::new()),
+            body: Body::Plain,
+            depth: 0,
+            follows: false,
+        }))
+    }
+
+    /// A container. `depth` is that of its deepest member plus one.
+    pub(super) fn container(context: FenceContext, seqno: Seqno, body: Body, depth: u8) -> Self {
+        let too_deep = depth > Self::MAX_IDLE_DEPTH;
+        let fence = Self(Arc::new(Inner {
+            state: AtomicU32::new(PENDING_CONTAINER),
+            context,
+            seqno,
+            timestamp: AtomicU64::new(0),
+            timeline: None,
+            callbacks: Mutex::new(Callbacks::new()),
+            body,
+            depth: if too_deep { 0 } else { depth },
+            follows: too_deep,
+        }));
+        if too_deep && fence.0.callbacks.lock().follow_members() {
+            post_arm(fence.clone());
+        }
+        fence
+    }
+
+    /// Whether the fence has signalled. Once true, always true.
+    ///
+    /// One atomic load for a plain fence and for a signalled one. Seeing true synchronises with the producer.
+    #[inline]
+    pub fn is_signalled(&self) -> bool {
+        match self.0.state.load(Ordering::Acquire) {
+            PENDING => false,
+            PENDING_CONTAINER => self.0.poll().is_some(),
+            _ => true,
+        }
+    }
+
+    /// How the fence ended; `None` while it has not signalled.
+    ///
+    /// An array ends with the error of the first member in its list that failed, a chain link with that of its own
+    /// fence.
+    pub fn status(&self) -> Option<Result<(), FenceError>> {
+        Some(self.0.poll()?.error.map_or(Ok(()), Err))
+    }
+
+    /// When the fence signalled; `None` while it has not.
+    pub fn timestamp(&self) -> Option<Timestamp> {
+        Some(self.0.poll()?.timestamp)
+    }
+
+    /// The context that orders this fence.
+    pub fn context(&self) -> FenceContext {
+        self.0.context
+    }
+
+    /// The fence's place in its context.
+    pub fn seqno(&self) -> Seqno {
+        self.0.seqno
+    }
+
+    /// The timeline that made the fence, if one did.
+    pub fn timeline(&self) -> Option<&Timeline> {
+        self.0.timeline.as_ref()
+    }
+
+    /// Whether both are of one context and this one comes after `other`.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.0.context == other.0.context && self.0.seqno > other.0.seqno
+    }
+
+    /// Whether both are handles to the same fence.
+    pub fn ptr_eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether the fence is an array or a link of a chain.
+    pub fn is_container(&self) -> bool {
+        !matches!(self.0.body, Body::Plain)
+    }
+
+    /// Runs `callback` when the fence signals: once, in the signalling thread, outside every lock of the fence, in a
+    /// [signalling section](super::signalling()): it must not block.
+    ///
+    /// The answer is a handle for [`remove_callback`](Self::remove_callback); dropping it changes nothing. If the
+    /// last member of a container signals while this runs, the callback may run in this thread before the call
+    /// returns.
+    ///
+    /// # Errors
+    /// Gives the callback back if the fence has signalled already.
+    pub fn add_callback<F>(&self, callback: F) -> Result<CallbackId, F>
+    where
+        F: FnOnce(&Fence) + Send + 'static,
+    {
+        if self.is_signalled() {
+            return Err(callback);
+        }
+        self.0.add_action(self, callback, |callback| Action::Call(Box::new(callback)))
+    }
+
+    /// Runs `callback` when the fence signals, or now, in this thread, if it has already.
+    ///
+    /// Otherwise as [`add_callback`](Self::add_callback), for callbacks nobody takes back.
+    pub fn on_signal(&self, callback: impl FnOnce(&Fence) + Send + 'static) {
+        if let Err(callback) = self.add_callback(callback) {
+            callback(self);
+        }
+    }
+
+    /// Takes a callback back. True if it had not started and now never will; false if it has run, is running, or was
+    /// removed before.
+    pub fn remove_callback(&self, id: CallbackId) -> bool {
+        let (action, released) = self.0.callbacks.lock().remove(id);
+        drop(released);
+        action.is_some()
+    }
+
+    /// Tells the producer that somebody would like the fence to have signalled by `time`. A hint: it may be ignored,
+    /// and only the earliest counts.
+    pub fn set_deadline(&self, time: Timestamp) {
+        let mut todo = vec![self.clone()];
+        while let Some(fence) = todo.pop() {
+            if fence.is_signalled() {
+                continue;
+            }
+            match &fence.0.body {
+                Body::Plain => {
+                    let hook = fence.0.callbacks.lock().deadline_hook(time);
+                    if let Some(hook) = hook {
+                        hook(time);
+                    }
+                }
+                Body::Array(array) => todo.extend(array.members.iter().cloned()),
+                Body::Chain(chain) => todo.extend(chain.contained_and_prev()),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// How the fence ended, if it has; looks at the members of a container that does not know yet.
+    pub(super) fn poll(&self) -> Option<Outcome> {
+        let state = self.state.load(Ordering::Acquire);
+        if state >= SIGNALLED {
+            return Some(self.outcome(state));
+        }
+        let outcome = match &self.body {
+            _ if self.follows => return None,
+            Body::Plain => return None,
+            Body::Array(array) => array.poll()?,
+            Body::Chain(chain) => chain.poll()?,
+        };
+        self.settle(outcome);
+        Some(self.outcome(self.state.load(Ordering::Acquire)))
+    }
+
+    fn outcome(&self, state: u32) -> Outcome {
+        Outcome {
+            error: FenceError::from_bits(state >> ERROR_SHIFT),
+            timestamp: Timestamp::from_nanos(self.timestamp.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Whether the state word says signalled; does not look at members.
+    pub(super) fn is_settled(&self) -> bool {
+        self.state.load(Ordering::Acquire) >= SIGNALLED
+    }
+
+    /// Makes the fence signalled without running its callbacks. For a container that was found signalled by looking:
+    /// its callbacks are run by the thread that signals the last member.
+    fn settle(&self, outcome: Outcome) {
+        let callbacks = self.callbacks.lock();
+        self.store_outcome(outcome);
+        drop(callbacks);
+        if let Body::Chain(chain) = &self.body {
+            chain.forget_prev();
+        }
+    }
+
+    /// Writes the state, once. The lock of the callbacks is held. False if the fence had signalled.
+    fn store_outcome(&self, outcome: Outcome) -> bool {
+        if self.is_settled() {
+            return false;
+        }
+        self.timestamp.store(outcome.timestamp.as_nanos(), Ordering::Relaxed);
+        let error = outcome.error.map_or(0, FenceError::to_bits);
+        self.state.store(SIGNALLED | error << ERROR_SHIFT, Ordering::Release);
+        true
+    }
+
+    /// Signals the fence and has its callbacks run. False if it had signalled.
+    pub(super) fn finish(self: &Arc<Self>, outcome: Outcome) -> bool {
+        let (first, released) = {
+            let mut callbacks = self.callbacks.lock();
+            (self.store_outcome(outcome), callbacks.release())
+        };
+        if let Body::Chain(chain) = &self.body {
+            chain.forget_prev();
+        }
+        if first {
+            tracing::trace!(
+                target: "lapidary::fence",
+                context = self.context.get(),
+                seqno = self.seqno.get(),
+                error = outcome.error.map(tracing::field::display),
+                "fence signaled"
+            );
+        }
+        if let Some(Released { actions, keep }) = released {
+            post_actions(self, actions);
+            drop(keep);
+        }
+        first
+    }
+
+    /// Registers the action made of `what`, or gives `what` back if the fence has signalled. `fence` is the handle to
+    /// this.
+    pub(super) fn add_action<T>(
+        &self,
+        fence: &Fence,
+        what: T,
+        make: impl FnOnce(T) -> Action,
+    ) -> Result<CallbackId, T> {
+        let (id, arm) = {
+            let mut callbacks = self.callbacks.lock();
+            if self.is_settled() {
+                return Err(what);
+            }
+            let id = callbacks.add(make(what));
+            if matches!(self.body, Body::Plain) {
+                (id, false)
+            } else {
+                callbacks.keep_alive(fence);
+                (id, callbacks.follow_members())
+            }
+        };
+        if arm {
+            post_arm(fence.clone());
+        }
+        Ok(id)
+    }
+}
+
+impl Signaller {
+    /// Signals success, now.
+    pub fn signal(self) {
+        self.finish(Outcome::now(None));
+    }
+
+    /// Signals success that happened at `timestamp`, for producers that know better than the clock.
+    pub fn signal_at(self, timestamp: Timestamp) {
+        self.finish(Outcome { error: None, timestamp });
+    }
+
+    /// Signals failure, now.
+    pub fn fail(self, error: FenceError) {
+        self.finish(Outcome::now(Some(error)));
+    }
+
+    /// Signals with the given status, now.
+    pub fn signal_with(self, status: Result<(), FenceError>) {
+        self.finish(Outcome::now(status.err()));
+    }
+
+    fn finish(mut self, outcome: Outcome) {
+        if let Some(fence) = self.0.take() {
+            fence.0.finish(outcome);
+        }
+    }
+
+    /// The fence this signals.
+    pub fn fence(&self) -> &Fence {
+        match &self.0 {
+            Some(fence) => fence,
+            None => unreachable!("only signalling takes the fence, and that consumes the signaller"),
+        }
+    }
+
+    /// Has `hook` called, in the asking thread, with each deadline hint that is earlier than all before. The hook is
+    /// dropped when the fence signals. It must not block.
+    pub fn on_deadline(&self, hook: impl Fn(Timestamp) + Send + Sync + 'static) {
+        let replaced = self.fence().0.callbacks.lock().set_deadline_hook(Arc::new(hook));
+        drop(replaced);
+    }
+}
+
+impl Drop for Signaller {
+    fn drop(&mut self) {
+        if let Some(fence) = self.0.take() {
+            fence.0.finish(Outcome::now(Some(FenceError::Cancelled)));
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// Lets go of members one after the other instead of one inside the other: a chain may have a million links.
+    fn drop(&mut self) {
+        let mut dropped = Vec::new();
+        self.release_members(&mut dropped);
+        while let Some(fence) = dropped.pop() {
+            if let Some(mut inner) = Arc::into_inner(fence.0) {
+                inner.release_members(&mut dropped);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Moves what this container holds of other fences to `into`, and withdraws what it registered with them.
+    fn release_members(&mut self, into: &mut Vec<Fence>) {
+        match std::mem::replace(&mut self.body, Body::Plain) {
+            Body::Plain => {}
+            Body::Array(array) => array.release(into),
+            Body::Chain(chain) => chain.release(into),
+        }
+    }
+}
+
+/// What the kernel calls describing a fence: timeline, context, number, state.
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0.body {
+            Body::Plain => "Fence",
+            Body::Array(_) => "FenceArray",
+            Body::Chain(_) => "FenceChain",
+        };
+        let name = self.0.timeline.as_ref().map_or("", Timeline::name);
+        write!(f, "{kind}({name}{}:{}", self.0.context.get(), self.0.seqno.get())?;
+        // Not a poll: describing a fence must not walk a chain.
+        let state = self.0.state.load(Ordering::Acquire);
+        match state {
+            PENDING | PENDING_CONTAINER => f.write_str(", pending)"),
+            _ => match FenceError::from_bits(state >> ERROR_SHIFT) {
+                None => f.write_str(", signalled)"),
+                Some(error) => write!(f, ", failed: {error})"),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
