@@ -6,6 +6,8 @@
 //! | --- | --- |
 //! | [`sync`] | the locks and atomics every other module uses |
 //! | [`fence`] | one-shot completion events, their containers, waiting |
+//! | [`reaper`] | a thread that lets go of what can't be let go where it is dropped |
+//! | [`gem`] | buffer objects and the handles that name them |
 //!
 //! The library knows no device, no file descriptor and no ioctl. Feature `std` (on by default) brings
 //! everything that needs threads and clocks; without it the pure data structures remain, on `core` and
@@ -16,5 +18,8 @@ extern crate alloc;
 
 #[cfg(feature = "std")]
 pub mod fence;
+pub mod gem;
+#[cfg(feature = "std")]
+pub mod reaper;
 #[cfg(feature = "std")]
 pub mod sync;
