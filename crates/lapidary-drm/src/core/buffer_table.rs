@@ -21,6 +21,8 @@ pub(super) struct BufferTable<D: Driver> {
     /// How many handles a buffer has here.
     counts: HashMap<BufferId, u32>,
     shared: HashMap<DmaBufId, u32>,
+    /// The other direction.
+    notes: HashMap<u32, DmaBufId>,
 }
 
 impl<D: Driver> Default for BufferTable<D> {
@@ -29,6 +31,7 @@ impl<D: Driver> Default for BufferTable<D> {
             handles: HandleTable::new(),
             counts: HashMap::new(),
             shared: HashMap::new(),
+            notes: HashMap::new(),
         }
     }
 }
@@ -48,7 +51,7 @@ impl<D: Driver> BufferTable<D> {
     /// Also says whether it was the buffer's last handle here.
     pub(super) fn remove(&mut self, handle: u32) -> Option<(Arc<Buffer<D>>, bool)> {
         let buffer = self.handles.remove(handle)?;
-        self.shared.retain(|_, known| *known != handle);
+        self.forget_note(handle);
         let was_last = self.uncount(&buffer);
         Some((buffer, was_last))
     }
@@ -70,9 +73,22 @@ impl<D: Driver> BufferTable<D> {
         self.counts.contains_key(&buffer)
     }
 
-    /// From now on the dma-buf is known as that handle, unless it is known already.
-    pub(super) fn note(&mut self, dma_buf: DmaBufId, handle: u32) {
-        self.shared.entry(dma_buf).or_insert(handle);
+    /// From now on the dma-buf is known as that handle, unless it is known already or the handle isn't that
+    /// buffer's any more.
+    pub(super) fn note(&mut self, dma_buf: DmaBufId, handle: u32, buffer: &Buffer<D>) {
+        let named = self.handles.get(handle).map(|named| named.id());
+        if named != Some(buffer.id()) || self.shared.contains_key(&dma_buf) {
+            return;
+        }
+        self.forget_note(handle);
+        self.shared.insert(dma_buf, handle);
+        self.notes.insert(handle, dma_buf);
+    }
+
+    fn forget_note(&mut self, handle: u32) {
+        if let Some(dma_buf) = self.notes.remove(&handle) {
+            self.shared.remove(&dma_buf);
+        }
     }
 
     /// The handle a dma-buf is known as.

@@ -1,0 +1,179 @@
+//! sync_files: a fence as a descriptor.
+//!
+//! The descriptor becomes readable when the fence signals, so a client polls it without us. Its own ioctls
+//! merge two of them into a third, say what is inside, and hint at a deadline.
+
+use std::sync::Arc;
+
+use bytemuck::Zeroable;
+use lapidary::fence::{self, Fence, Timestamp};
+
+use super::argument::{read_argument, write_argument};
+use super::census::{Kind, Live};
+use super::error::{Error, fence_errno, must_be_zero};
+use crate::transport::{Call, Errno, File};
+use crate::uapi::ioctl::Command;
+use crate::uapi::sync_file as uapi;
+
+/// What a fence's driver is called if nothing better is known.
+const DRIVER_NAME: &str = "lapidary";
+
+/// A fence with a descriptor.
+pub struct SyncFile {
+    fence: Fence,
+    /// The name a merge gave it; otherwise it is called after its fence.
+    name: Option<[u8; uapi::NAME_LEN]>,
+    kind: Kind,
+    _live: Live,
+}
+
+impl SyncFile {
+    /// A sync_file for `fence`, counted as one of `kind`.
+    #[must_use]
+    pub fn new(fence: Fence, kind: &Kind) -> Self {
+        Self {
+            fence,
+            name: None,
+            kind: kind.clone(),
+            _live: kind.enter(),
+        }
+    }
+
+    /// The sync_file behind a client's descriptor.
+    ///
+    /// # Errors
+    /// `otherwise`, whether the descriptor is something else or not open: that is how kernels answer here.
+    pub fn from_descriptor(
+        call: &mut Call<'_>,
+        fd: i32,
+        otherwise: Errno,
+    ) -> Result<Arc<Self>, Error> {
+        let found = super::descriptor::find(call, fd, "a sync_file", otherwise);
+        found.map_err(|_| Error::BadDescriptor {
+            what: "a sync_file",
+            fd,
+            errno: otherwise,
+        })
+    }
+
+    /// The fence.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Gives the client a descriptor of it, which closes on `exec`.
+    ///
+    /// # Errors
+    /// When the client has no descriptor left.
+    pub fn install(self, call: &mut Call<'_>) -> Result<i32, Error> {
+        let fence = self.fence.clone();
+        let (fd, handle) = call.install_file(Arc::new(self), true)?;
+        fence.on_signal(move |_| handle.set_readable());
+        Ok(fd)
+    }
+
+    fn merge(&self, call: &mut Call<'_>, args: &mut uapi::MergeData) -> Result<(), Error> {
+        must_be_zero("flags", args.flags)?;
+        must_be_zero("padding", args.pad)?;
+        let other = Self::from_descriptor(call, args.fd2, Errno::NOENT)?;
+        let both = fence::merge([self.fence.clone(), other.fence.clone()]);
+        let mut merged = Self::new(both, &self.kind);
+        args.name[uapi::NAME_LEN - 1] = 0;
+        merged.name = Some(args.name);
+        args.fence = merged.install(call)?;
+        Ok(())
+    }
+
+    /// With no room for the fences it only counts them.
+    fn info(&self, call: &mut Call<'_>, args: &mut uapi::FileInfo) -> Result<(), Error> {
+        must_be_zero("flags", args.flags)?;
+        must_be_zero("padding", args.pad)?;
+        let fences: Vec<uapi::FenceInfo> = fence::unwrap(&self.fence).map(|f| describe(&f)).collect();
+        if args.num_fences == 0 {
+            args.status = status(&self.fence);
+        } else if (args.num_fences as usize) < fences.len() {
+            return Err(Error::invalid("the room for fences", args.num_fences));
+        } else {
+            call.memory().write(args.sync_fence_info, bytemuck::cast_slice(&fences))?;
+            args.status = overall_status(&fences);
+        }
+        args.name = self.name.unwrap_or_else(|| name_after(&self.fence));
+        args.num_fences = fences.len() as u32;
+        Ok(())
+    }
+
+    fn set_deadline(&self, args: uapi::SetDeadline) -> Result<(), Error> {
+        must_be_zero("padding", args.pad)?;
+        self.fence.set_deadline(Timestamp::from_nanos(args.deadline_ns));
+        Ok(())
+    }
+
+    fn run(&self, call: &mut Call<'_>, theirs: Command, bytes: &mut [u8]) -> Result<(), Error> {
+        match theirs {
+            uapi::IOC_MERGE => {
+                let mut args = read_argument(theirs, theirs, bytes);
+                self.merge(call, &mut args)?;
+                write_argument(theirs, theirs, &args, bytes);
+                Ok(())
+            }
+            uapi::IOC_FILE_INFO => {
+                let mut args = read_argument(theirs, theirs, bytes);
+                self.info(call, &mut args)?;
+                write_argument(theirs, theirs, &args, bytes);
+                Ok(())
+            }
+            uapi::IOC_SET_DEADLINE => self.set_deadline(read_argument(theirs, theirs, bytes)),
+            _ => Err(Error::refused(Errno::NOTTY, "not a sync_file's ioctl")),
+        }
+    }
+}
+
+impl File for SyncFile {
+    fn ioctl(&self, call: &mut Call<'_>, cmd: u32, arg: &mut [u8]) -> Result<u32, Errno> {
+        let outcome = self.run(call, Command(cmd), arg);
+        outcome.map(|()| 0).map_err(|error| {
+            tracing::debug!(command = ?Command(cmd), %error, "sync_file ioctl refused");
+            error.errno()
+        })
+    }
+}
+
+/// 0 active, 1 signalled, negative: why it failed.
+fn status(fence: &Fence) -> i32 {
+    match fence.status() {
+        None => 0,
+        Some(Ok(())) => 1,
+        Some(Err(error)) => -fence_errno(error).raw(),
+    }
+}
+
+/// Signalled if all are; otherwise what the first one says that isn't.
+fn overall_status(fences: &[uapi::FenceInfo]) -> i32 {
+    let unfinished = |status: &i32| *status <= 0;
+    let first = fences.iter().map(|info| info.status).find(unfinished);
+    first.unwrap_or(1)
+}
+
+fn describe(fence: &Fence) -> uapi::FenceInfo {
+    uapi::FenceInfo {
+        obj_name: name_bytes(fence.timeline().map_or("", |timeline| timeline.name())),
+        driver_name: name_bytes(DRIVER_NAME),
+        status: status(fence),
+        timestamp_ns: fence.timestamp().map_or(0, Timestamp::as_nanos),
+        ..Zeroable::zeroed()
+    }
+}
+
+fn name_after(fence: &Fence) -> [u8; uapi::NAME_LEN] {
+    let timeline = fence.timeline().map_or("", |timeline| timeline.name());
+    let (context, seqno) = (fence.context().get(), fence.seqno().get());
+    name_bytes(&format!("{DRIVER_NAME}-{timeline}{context}-{seqno}"))
+}
+
+/// A name cut to its field, with a zero at the end.
+fn name_bytes(name: &str) -> [u8; uapi::NAME_LEN] {
+    let mut bytes = [0; uapi::NAME_LEN];
+    let length = name.len().min(uapi::NAME_LEN - 1);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    bytes
+}
