@@ -8,6 +8,9 @@
 //! | [`fence`] | one-shot completion events, their containers, waiting |
 //! | [`reaper`] | a thread that lets go of what can't be let go where it is dropped |
 //! | [`gem`] | buffer objects and the handles that name them |
+//! | [`syncobj`] | containers of fences that programs name: binary and timeline |
+//! | [`resv`] | the fences of a buffer, behind a wound/wait lock |
+//! | [`exec`] | locking many reservations at once |
 //!
 //! The library knows no device, no file descriptor and no ioctl. Feature `std` (on by default) brings
 //! everything that needs threads and clocks; without it the pure data structures remain, on `core` and
@@ -17,9 +20,15 @@
 extern crate alloc;
 
 #[cfg(feature = "std")]
+pub mod exec;
+#[cfg(feature = "std")]
 pub mod fence;
 pub mod gem;
 #[cfg(feature = "std")]
 pub mod reaper;
 #[cfg(feature = "std")]
+pub mod resv;
+#[cfg(feature = "std")]
 pub mod sync;
+#[cfg(feature = "std")]
+pub mod syncobj;

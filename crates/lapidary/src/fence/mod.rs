@@ -67,3 +67,7 @@ pub use signalling::{SignallingSection, signalling};
 pub use time::{Deadline, Timestamp};
 pub use timeline::{FenceContext, Seqno, Timeline};
 pub use wait::{wait_all, wait_any};
+
+pub(crate) use park::{Parker, park_until};
+pub(crate) use signalling::assert_may_block;
+pub(crate) use wait::Wakes;

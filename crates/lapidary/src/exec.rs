@@ -1,0 +1,285 @@
+//! Locking many reservations at once.
+//!
+//! An operation that uses many buffers locks their reservations in whatever order they come. Two that meet can deadlock,
+//! so each has a ticket, its age, and the younger gives way: it unlocks everything, waits for the reservation it was
+//! refused while it holds nothing, and starts over. [`Exec`] hides that.
+//!
+//! ```
+//! # use lapidary::{exec::{Exec, ExecError, Duplicates}, fence::{Fence, Interrupt}, resv::{Reservation, Usage}};
+//! # let (a, b, done) = (Reservation::new(), Reservation::new(), Fence::signalled());
+//! // A set that is known from the start:
+//! let mut exec = Exec::lock_all([&a, &b], Duplicates::Allow, &Interrupt::none())?;
+//! for guard in exec.guards() {
+//!     guard.reserve(1)?;
+//!     guard.add_fence(done.clone(), Usage::Write);
+//! }
+//! drop(exec);
+//!
+//! // A set that grows: the closure runs again from its start after each back-off.
+//! let (mut exec, ()) = Exec::run(Duplicates::Allow, &Interrupt::none(), |exec| {
+//!     exec.lock(&a)?;
+//!     exec.lock(&b)?; // a victim to evict, say
+//!     Ok::<_, ExecError>(())
+//! })?;
+//! assert!(exec.guard(&b).is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Locking
+//!
+//! The thread must hold no reservation that this `Exec` did not lock, and must not be in a
+//! [signalling section](crate::fence::signalling()); debug builds panic, naming both places. An `Exec` keeps its reservations
+//! alive while they are locked. Looking up a guard takes one load of the reservation's word: no search, however many are
+//! locked.
+
+use thiserror::Error;
+
+use crate::{
+    fence::{self, Interrupt},
+    resv::{Blocked, Reservation, ResvError, ResvGuard, Ticket, assert_none_held_besides},
+};
+
+/// What locking a reservation twice means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Duplicates {
+    /// Nothing: it stays locked once.
+    Allow,
+    /// [`ExecError::AlreadyLocked`].
+    Refuse,
+}
+
+/// Why a reservation was not locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ExecError {
+    /// An older operation is in the way. Inside [`Exec::run`], pass this on: the closure runs again.
+    #[error("an older operation waits for a reservation this one holds: it must give way and start over")]
+    Contended,
+    /// The reservation is locked by this `Exec` already, and duplicates are refused.
+    #[error("the reservation is in the set twice")]
+    AlreadyLocked,
+    /// The interrupt was raised.
+    #[error("interrupted while waiting for a reservation's lock")]
+    Interrupted,
+    /// There is no memory for this many fences.
+    #[error("no memory for {0} more fences on a reservation")]
+    OutOfMemory(usize),
+}
+
+impl From<ResvError> for ExecError {
+    fn from(error: ResvError) -> Self {
+        match error {
+            ResvError::OutOfMemory(fences) => Self::OutOfMemory(fences),
+            ResvError::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+/// A set of locked reservations, unlocked together when dropped.
+///
+/// # Invariants
+/// A reservation is held by `ticket` exactly if its guard is in `guards`, at the reservation's slot.
+#[derive(Debug)]
+pub struct Exec {
+    ticket: Ticket,
+    duplicates: Duplicates,
+    interrupt: Interrupt,
+    /// In the order of locking; a hole is one that was unlocked again.
+    guards: Vec<Option<ResvGuard<'static>>>,
+    /// The reservation that could not be had, to be waited for after backing off.
+    contended: Option<Reservation>,
+    /// The reservation locked first after backing off, until the closure comes to it.
+    prelocked: Option<Reservation>,
+}
+
+impl Exec {
+    /// Locks all of `reservations`, backing off and trying again as needed.
+    ///
+    /// # Errors
+    /// [`ExecError::Interrupted`], or [`ExecError::AlreadyLocked`] for a duplicate that is refused. Nothing is locked then.
+    ///
+    /// # Panics
+    /// In debug builds, if the thread holds another reservation or is in a signalling section.
+    #[track_caller]
+    pub fn lock_all<'r>(
+        reservations: impl IntoIterator<Item = &'r Reservation> + Clone,
+        duplicates: Duplicates,
+        interrupt: &Interrupt,
+    ) -> Result<Self, ExecError> {
+        let mut exec = Self::begin(duplicates, interrupt);
+        loop {
+            let mut reservations = reservations.clone().into_iter();
+            match reservations.try_for_each(|resv| exec.lock(resv)) {
+                Ok(()) => return Ok(exec.ended()),
+                Err(ExecError::Contended) => exec.back_off()?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs `step` to lock reservations one by one; if one can't be had without deadlock, unlocks everything, waits for it,
+    /// and runs `step` again from its start. Returns the locked set with what `step` returned.
+    ///
+    /// `step` must be able to run again: it passes on [`ExecError::Contended`], in an error type of its own, and leaves
+    /// nothing behind that locks protect. If it returns `Ok` in spite of a contended lock, that stands.
+    ///
+    /// # Errors
+    /// What `step` returns, or [`ExecError::Interrupted`] while waiting. Nothing is locked then.
+    ///
+    /// # Panics
+    /// As [`lock_all`](Self::lock_all).
+    #[track_caller]
+    pub fn run<T, E: From<ExecError>>(
+        duplicates: Duplicates,
+        interrupt: &Interrupt,
+        mut step: impl FnMut(&mut Exec) -> Result<T, E>,
+    ) -> Result<(Self, T), E> {
+        let mut exec = Self::begin(duplicates, interrupt);
+        loop {
+            match step(&mut exec) {
+                Ok(value) => return Ok((exec.ended(), value)),
+                Err(_) if exec.contended.is_some() => exec.back_off()?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn begin(duplicates: Duplicates, interrupt: &Interrupt) -> Self {
+        Self {
+            ticket: Ticket::draw(),
+            duplicates,
+            interrupt: interrupt.clone(),
+            guards: Vec::new(),
+            contended: None,
+            prelocked: None,
+        }
+    }
+
+    /// The set when all is locked: what is left of backing off is forgotten, and with it a reservation that was waited for
+    /// but turned out not to be needed.
+    fn ended(mut self) -> Self {
+        self.contended = None;
+        if let Some(unused) = self.prelocked.take() {
+            self.unlock(&unused);
+        }
+        self
+    }
+
+    /// Locks a reservation, waiting for it if need be.
+    ///
+    /// # Errors
+    /// [`ExecError::Contended`] if an older operation is in the way, [`ExecError::Interrupted`], or
+    /// [`ExecError::AlreadyLocked`] for a duplicate that is refused. What was locked before stays so.
+    ///
+    /// # Panics
+    /// As [`lock_all`](Self::lock_all).
+    #[track_caller]
+    pub fn lock(&mut self, resv: &Reservation) -> Result<(), ExecError> {
+        fence::assert_may_block("reservation lock");
+        if resv.is_held_by(self.ticket) {
+            return self.meet_again(resv);
+        }
+        assert_none_held_besides(self.ticket);
+        let holds_others = !self.guards.is_empty();
+        let wounded = || self.held().any(|held| held.has_older_waiter(self.ticket));
+        match resv.lock_with(self.ticket, &self.interrupt, holds_others, wounded) {
+            Ok(guard) => {
+                self.keep(guard);
+                Ok(())
+            }
+            Err(Blocked::Interrupted) => Err(ExecError::Interrupted),
+            Err(Blocked::Wounded) => {
+                self.contended = Some(resv.clone());
+                Err(ExecError::Contended)
+            }
+        }
+    }
+
+    /// Locks a reservation and makes room for `fences` fences on it.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`ExecError::OutOfMemory`].
+    #[track_caller]
+    pub fn prepare(&mut self, resv: &Reservation, fences: usize) -> Result<(), ExecError> {
+        self.lock(resv)?;
+        if let Some(guard) = self.guard(resv) {
+            guard.reserve(fences)?;
+        }
+        Ok(())
+    }
+
+    /// Locks a reservation if nobody else holds it. True if it is locked now.
+    #[track_caller]
+    pub fn try_lock(&mut self, resv: &Reservation) -> bool {
+        if resv.is_held_by(self.ticket) {
+            return self.meet_again(resv).is_ok();
+        }
+        let guard = resv.try_lock_with(self.ticket);
+        guard.map(|guard| self.keep(guard)).is_some()
+    }
+
+    /// Unlocks a reservation before the others: a victim that has been dealt with, say. Does nothing to one that is not
+    /// locked here.
+    pub fn unlock(&mut self, resv: &Reservation) {
+        if resv.is_held_by(self.ticket)
+            && let Some(guard) = self.guards.get_mut(resv.slot())
+        {
+            *guard = None;
+        }
+    }
+
+    /// The guard of a reservation, if it is locked here.
+    pub fn guard(&mut self, resv: &Reservation) -> Option<&mut ResvGuard<'static>> {
+        if !resv.is_held_by(self.ticket) {
+            return None;
+        }
+        self.guards.get_mut(resv.slot())?.as_mut()
+    }
+
+    /// Whether a reservation is locked here.
+    pub fn is_locked(&self, resv: &Reservation) -> bool {
+        resv.is_held_by(self.ticket)
+    }
+
+    /// All guards, in the order of locking.
+    pub fn guards(&mut self) -> impl Iterator<Item = &mut ResvGuard<'static>> {
+        self.guards.iter_mut().flatten()
+    }
+
+    /// How many reservations are locked.
+    pub fn len(&self) -> usize {
+        self.held().count()
+    }
+
+    /// Whether no reservation is locked.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Reservation> {
+        self.guards.iter().flatten().map(ResvGuard::reservation)
+    }
+
+    fn keep(&mut self, guard: ResvGuard<'static>) {
+        guard.reservation().set_slot(self.guards.len());
+        self.guards.push(Some(guard));
+    }
+
+    /// Answers for a reservation that is locked here already: the one waited for after backing off is no duplicate.
+    fn meet_again(&mut self, resv: &Reservation) -> Result<(), ExecError> {
+        let prelocked = self.prelocked.take_if(|prelocked| prelocked.ptr_eq(resv)).is_some();
+        if prelocked || self.duplicates == Duplicates::Allow { Ok(()) } else { Err(ExecError::AlreadyLocked) }
+    }
+
+    /// Unlocks everything and locks what could not be had, which is safe while nothing is held.
+    #[track_caller]
+    fn back_off(&mut self) -> Result<(), ExecError> {
+        self.guards.clear();
+        self.prelocked = None;
+        let Some(resv) = self.contended.take() else { return Ok(()) };
+        let locked = resv.lock_with(self.ticket, &self.interrupt, false, || false);
+        let guard = locked.map_err(|_| ExecError::Interrupted)?;
+        self.keep(guard);
+        self.prelocked = Some(resv);
+        Ok(())
+    }
+}

@@ -1,0 +1,288 @@
+//! The wound/wait lock.
+//!
+//! One word says who holds the lock: nobody, somebody without a ticket, or the holder's ticket; its lowest bit, that the
+//! queue is not empty. Taking and giving back a lock nobody waits for is one compare-and-swap each. All else happens under
+//! the queue's lock.
+//!
+//! # Who gives way
+//!
+//! Tickets are numbers; a lower one is older. An operation that is to sleep for a lock while it holds others looks through
+//! the queues of those: if somebody older waits in one, it is *wounded* and must give way ([`Blocked::Wounded`]). It
+//! publishes where it sleeps ([`SLEEPERS`]) before looking; an older operation that joins a queue later finds it there and
+//! wakes it to look again. Either the sleeper sees the older one or the older one sees the sleeper, and as only a younger
+//! operation ever gives way, the oldest one always makes progress.
+//!
+//! # Who is next
+//!
+//! The lock is free for all between unlocking and the woken waiter's turn, which keeps it busy; a waiter that came too
+//! late once is handed the lock the next time. Waiters without a ticket get one on arrival, for their place in the queue
+//! only.
+
+use crate::{
+    fence::{Deadline, Interrupt, Parker, WaitError, park_until},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// The age of an operation that locks several reservations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
+
+impl Ticket {
+    /// For locking one reservation on its own.
+    pub(crate) const NONE: Self = Self(u64::MAX >> 1);
+
+    /// The youngest ticket so far.
+    pub(crate) fn draw() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn word(self) -> u64 {
+        self.0 << 1
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// An older operation waits for a lock this one holds.
+    Wounded,
+    /// The interrupt was raised.
+    Interrupted,
+}
+
+/// The queue is not empty.
+const WAITERS: u64 = 1;
+
+#[derive(Default)]
+pub(super) struct WwLock {
+    /// The holder's ticket above the bit [`WAITERS`]; no ticket is 0. The bit changes only under the lock of `queue`.
+    word: AtomicU64,
+    queue: Mutex<Vec<Waiter>>,
+}
+
+struct Waiter {
+    age: Ticket,
+    /// Whether it is an operation with a ticket, which a younger holder gives way to.
+    wounds: bool,
+    /// Came too late once; is handed the lock.
+    late: bool,
+    parker: Arc<Parker>,
+}
+
+/// Operations that sleep while they hold locks.
+static SLEEPERS: Mutex<Vec<(Ticket, Arc<Parker>)>> = Mutex::new(Vec::new());
+
+impl WwLock {
+    pub(super) fn is_locked(&self) -> bool {
+        holder(self.word.load(Ordering::Relaxed)).is_some()
+    }
+
+    pub(super) fn is_held_by(&self, ticket: Ticket) -> bool {
+        holder(self.word.load(Ordering::Relaxed)) == Some(ticket)
+    }
+
+    /// Takes the lock if it is free.
+    pub(super) fn try_lock(&self, ticket: Ticket) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while holder(word).is_none() {
+            let taken = ticket.word() | (word & WAITERS);
+            match self.word.compare_exchange_weak(word, taken, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    /// Takes the lock for an operation that holds no other.
+    pub(super) fn lock(&self, interrupt: &Interrupt) -> Result<(), Blocked> {
+        if self.try_lock(Ticket::NONE) {
+            return Ok(());
+        }
+        self.lock_slow(Ticket::NONE, interrupt, || false)
+    }
+
+    /// Takes the lock for an operation with a ticket. `wounded` tells whether anyone older waits for a lock the operation
+    /// holds; `holds_others`, whether it holds any.
+    pub(super) fn lock_with(
+        &self,
+        ticket: Ticket,
+        interrupt: &Interrupt,
+        holds_others: bool,
+        wounded: impl FnMut() -> bool,
+    ) -> Result<(), Blocked> {
+        if self.try_lock(ticket) {
+            return Ok(());
+        }
+        if !holds_others {
+            return self.lock_slow(ticket, interrupt, || false);
+        }
+        let _sleeper = Sleeper::publish(ticket);
+        self.lock_slow(ticket, interrupt, wounded)
+    }
+
+    #[cold]
+    fn lock_slow(
+        &self,
+        ticket: Ticket,
+        interrupt: &Interrupt,
+        mut wounded: impl FnMut() -> bool,
+    ) -> Result<(), Blocked> {
+        let parker = Parker::current();
+        let wounds = ticket != Ticket::NONE;
+        let age = if wounds { ticket } else { Ticket::draw() };
+        self.enqueue(Waiter { age, wounds, late: false, parker: parker.clone() });
+        let mut slept = false;
+        let result = park_until(&parker, Deadline::never(), interrupt, || {
+            if self.take_turn(ticket, age, slept) {
+                return Some(Ok(()));
+            }
+            slept = true;
+            wounded().then_some(Err(Blocked::Wounded))
+        });
+        let blocked = match result {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(blocked)) => blocked,
+            Err(WaitError::Interrupted | WaitError::TimedOut) => Blocked::Interrupted,
+        };
+        if self.leave_queue(age) {
+            return Err(blocked);
+        }
+        // It was handed over in the last moment.
+        Ok(())
+    }
+
+    fn enqueue(&self, waiter: Waiter) {
+        let mut queue = self.queue.lock();
+        let (age, wounds) = (waiter.age, waiter.wounds);
+        queue.push(waiter);
+        // The queue's lock orders; the bit makes the holder come here.
+        let word = self.word.fetch_or(WAITERS, Ordering::Relaxed);
+        drop(queue);
+        if let Some(holder) = holder(word).filter(|holder| wounds && *holder != Ticket::NONE && *holder > age)
+        {
+            wake_sleeper(holder);
+        }
+    }
+
+    /// Takes the lock if it is free or was handed over; `age` names the waiter. If not, and it has slept before, notes that
+    /// it came too late.
+    fn take_turn(&self, ticket: Ticket, age: Ticket, slept: bool) -> bool {
+        let mut queue = self.queue.lock();
+        let Some(place) = queue.iter().position(|waiter| waiter.age == age) else {
+            // Handed over: whoever did so took the waiter out. Acquire: see what the holder before did.
+            self.word.load(Ordering::Acquire);
+            return true;
+        };
+        if !self.try_lock(ticket) {
+            queue[place].late |= slept;
+            if let Some(holder) = holder(self.word.load(Ordering::Relaxed)) {
+                let wounds = queue[place].wounds && holder != Ticket::NONE && holder > age;
+                drop(queue);
+                if wounds {
+                    wake_sleeper(holder);
+                }
+            }
+            return false;
+        }
+        queue.swap_remove(place);
+        if queue.is_empty() {
+            self.word.fetch_and(!WAITERS, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Gives up waiting. False if the lock was handed over before.
+    fn leave_queue(&self, age: Ticket) -> bool {
+        let mut queue = self.queue.lock();
+        let Some(place) = queue.iter().position(|waiter| waiter.age == age) else {
+            self.word.load(Ordering::Acquire);
+            return false;
+        };
+        queue.swap_remove(place);
+        if queue.is_empty() {
+            self.word.fetch_and(!WAITERS, Ordering::Relaxed);
+        } else if holder(self.word.load(Ordering::Relaxed)).is_none() {
+            // The wake-up may have been for this waiter: pass it on.
+            next_of(&queue).inspect(|next| queue[*next].parker.unpark());
+        }
+        true
+    }
+
+    /// Whether an operation older than `ticket` waits here.
+    ///
+    /// Always asks under the queue's lock: the look must come after the asking sleeper was published, in an order that
+    /// the waiters agree with.
+    pub(super) fn has_older_waiter(&self, ticket: Ticket) -> bool {
+        self.queue.lock().iter().any(|waiter| waiter.wounds && waiter.age < ticket)
+    }
+
+    /// Gives the lock back. The caller holds it with `ticket`.
+    pub(super) fn unlock(&self, ticket: Ticket) {
+        let held = ticket.word();
+        if self.word.compare_exchange(held, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.unlock_slow();
+        }
+    }
+
+    #[cold]
+    fn unlock_slow(&self) {
+        let mut queue = self.queue.lock();
+        let Some(next) = next_of(&queue) else {
+            self.word.store(0, Ordering::Release);
+            return;
+        };
+        if !queue[next].late {
+            self.word.store(WAITERS, Ordering::Release);
+            queue[next].parker.unpark();
+            return;
+        }
+        let waiter = queue.swap_remove(next);
+        let ticket = if waiter.wounds { waiter.age } else { Ticket::NONE };
+        let more = if queue.is_empty() { 0 } else { WAITERS };
+        self.word.store(ticket.word() | more, Ordering::Release);
+        drop(queue);
+        waiter.parker.unpark();
+    }
+}
+
+/// Who holds the lock, by its word.
+fn holder(word: u64) -> Option<Ticket> {
+    let ticket = word >> 1;
+    (ticket != 0).then_some(Ticket(ticket))
+}
+
+/// The place of the oldest waiter.
+fn next_of(queue: &[Waiter]) -> Option<usize> {
+    (0..queue.len()).min_by_key(|place| queue[*place].age)
+}
+
+fn wake_sleeper(ticket: Ticket) {
+    let sleepers = SLEEPERS.lock();
+    if let Some((_, parker)) = sleepers.iter().find(|(sleeper, _)| *sleeper == ticket) {
+        parker.unpark();
+    }
+}
+
+/// An operation's place among the sleepers.
+struct Sleeper(Ticket);
+
+impl Sleeper {
+    fn publish(ticket: Ticket) -> Self {
+        SLEEPERS.lock().push((ticket, Parker::current()));
+        Self(ticket)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let mut sleepers = SLEEPERS.lock();
+        if let Some(place) = sleepers.iter().position(|(ticket, _)| *ticket == self.0) {
+            sleepers.swap_remove(place);
+        }
+    }
+}
