@@ -26,6 +26,7 @@ pub mod fence;
 pub mod gem;
 #[cfg(feature = "std")]
 pub mod reaper;
+pub mod residency;
 #[cfg(feature = "std")]
 pub mod resv;
 #[cfg(feature = "std")]
