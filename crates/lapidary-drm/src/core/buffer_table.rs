@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lapidary::gem::HandleTable;
+use lapidary::gem::{Handle, HandleMap};
 
 use super::buffer::{Buffer, BufferId};
 use super::dma_buf::DmaBufId;
@@ -17,7 +17,7 @@ use super::error::Error;
 
 /// See the module's head.
 pub(super) struct BufferTable<D: Driver> {
-    handles: HandleTable<Arc<Buffer<D>>>,
+    handles: HandleMap<Arc<Buffer<D>>>,
     /// How many handles a buffer has here.
     counts: HashMap<BufferId, u32>,
     shared: HashMap<DmaBufId, u32>,
@@ -28,7 +28,7 @@ pub(super) struct BufferTable<D: Driver> {
 impl<D: Driver> Default for BufferTable<D> {
     fn default() -> Self {
         Self {
-            handles: HandleTable::new(),
+            handles: HandleMap::new(),
             counts: HashMap::new(),
             shared: HashMap::new(),
             notes: HashMap::new(),
@@ -38,19 +38,19 @@ impl<D: Driver> Default for BufferTable<D> {
 
 impl<D: Driver> BufferTable<D> {
     pub(super) fn insert(&mut self, buffer: &Arc<Buffer<D>>) -> Result<u32, Error> {
-        let handle = self.handles.insert(Arc::clone(buffer))?;
+        let handle = self.handles.insert(Arc::clone(buffer))?.get();
         *self.counts.entry(buffer.id()).or_insert(0) += 1;
         buffer.handle_added();
         Ok(handle)
     }
 
     pub(super) fn get(&self, handle: u32) -> Option<Arc<Buffer<D>>> {
-        self.handles.get(handle).cloned()
+        self.handles.get(Handle(handle)).cloned()
     }
 
     /// Also says whether it was the buffer's last handle here.
     pub(super) fn remove(&mut self, handle: u32) -> Option<(Arc<Buffer<D>>, bool)> {
-        let buffer = self.handles.remove(handle)?;
+        let buffer = self.handles.remove(Handle(handle))?;
         self.forget_note(handle);
         let was_last = self.uncount(&buffer);
         Some((buffer, was_last))
@@ -76,7 +76,7 @@ impl<D: Driver> BufferTable<D> {
     /// From now on the dma-buf is known as that handle, unless it is known already or the handle isn't that
     /// buffer's any more.
     pub(super) fn note(&mut self, dma_buf: DmaBufId, handle: u32, buffer: &Buffer<D>) {
-        let named = self.handles.get(handle).map(|named| named.id());
+        let named = self.handles.get(Handle(handle)).map(|named| named.id());
         if named != Some(buffer.id()) || self.shared.contains_key(&dma_buf) {
             return;
         }
@@ -110,11 +110,11 @@ impl<D: Driver> BufferTable<D> {
 
     /// Takes all handles back, each with whether it was its buffer's last.
     pub(super) fn into_closed(mut self) -> Vec<(Arc<Buffer<D>>, bool)> {
-        let buffers: Vec<_> = self.handles.drain().collect();
-        let close = |(_, buffer): (u32, Arc<Buffer<D>>)| {
+        let buffers = self.handles.take_all().into_iter();
+        let close = |(_, buffer): (Handle, Arc<Buffer<D>>)| {
             let was_last = self.uncount(&buffer);
             (buffer, was_last)
         };
-        buffers.into_iter().map(close).collect()
+        buffers.map(close).collect()
     }
 }

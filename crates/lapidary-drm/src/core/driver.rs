@@ -118,6 +118,9 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// A buffer of this file is about to lose its last handle there.
     fn last_handle_closed(&self, _file: &DrmFile<Self>, _buffer: &Buffer<Self>) {}
 
+    /// Adds the driver's own lines, `key:\tvalue\n`, to a file's `fdinfo`.
+    fn fdinfo(&self, _file: &DrmFile<Self>, _text: &mut String) {}
+
     /// The client maps an offset that no buffer has.
     /// `None`: the driver doesn't know it either.
     ///

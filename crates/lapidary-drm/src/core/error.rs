@@ -3,6 +3,9 @@
 //! Handlers return [`Error`], which says what was wrong and with which value; the client gets a bare
 //! number, as from a kernel, and the words go to the log. Errors of the layers below arrive by `?`.
 
+use lapidary::fence::{FenceError, WaitError};
+use lapidary::gem::HandlesExhausted;
+
 use crate::transport::Errno;
 
 /// Why a request was refused.
@@ -100,6 +103,34 @@ impl Error {
             | Self::Refused { errno, .. }
             | Self::System(errno) => *errno,
         }
+    }
+}
+
+impl From<HandlesExhausted> for Error {
+    fn from(_: HandlesExhausted) -> Self {
+        Self::OutOfMemory("another handle")
+    }
+}
+
+impl From<WaitError> for Error {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::TimedOut => Self::TimedOut,
+            WaitError::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+/// How a fence's failure is told to a client.
+#[must_use]
+pub fn fence_errno(error: FenceError) -> Errno {
+    match error {
+        FenceError::Cancelled => Errno::CANCELED,
+        FenceError::TimedOut => Errno::TIME,
+        FenceError::Fault => Errno::FAULT,
+        FenceError::Device | FenceError::Other(_) => Errno::IO,
+        FenceError::DeviceLost => Errno::NODEV,
+        FenceError::NoMemory => Errno::NOMEM,
     }
 }
 

@@ -148,6 +148,22 @@ impl<D: Driver> DrmFile<D> {
         }
     }
 
+    /// What `/proc/PID/fdinfo` says of it: the keys every driver has, then the driver's.
+    fn fdinfo(&self) -> String {
+        let info = self.driver().info();
+        let mut text = format!(
+            "drm-driver:\t{}\ndrm-client-id:\t{}\ndrm-pdev:\t{}\n",
+            info.name,
+            self.id().0,
+            info.bus_id.trim_start_matches("pci:")
+        );
+        if let Some(name) = &*self.name.lock() {
+            text += &format!("drm-client-name:\t{name}\n");
+        }
+        self.driver().fdinfo(self, &mut text);
+        text
+    }
+
     /// Wraps a new object of the driver's and gives it a handle here.
     ///
     /// # Errors
@@ -278,6 +294,10 @@ impl<D: Driver> File for OpenFile<D> {
             tracing::debug!(client = self.0.id().0, offset, length, %error, "mmap refused");
             error.errno()
         })
+    }
+
+    fn fdinfo(&self) -> Option<String> {
+        Some(self.0.fdinfo())
     }
 
     fn released(&self) {

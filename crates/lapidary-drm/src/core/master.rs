@@ -18,6 +18,7 @@ use super::driver::Driver;
 use super::error::Error;
 use super::file::Node;
 use super::ioctl::{IoctlTable, Permit, Request};
+use crate::transport::Errno;
 use crate::uapi::drm;
 
 /// The masters of a device.
@@ -121,7 +122,7 @@ impl Membership {
             return Ok(());
         }
         if current.is_some() {
-            return Err(Error::refused(rustix::io::Errno::INVAL.into(), "another file is master"));
+            return Err(Error::refused(Errno::INVAL, "another file is master"));
         }
         let own = self.inner.lock().own_group();
         *current = Some(own.unwrap_or_else(|| self.found_group()));
@@ -132,7 +133,7 @@ impl Membership {
         self.check_may_switch()?;
         let mut current = masters.current.lock();
         if !self.inner.lock().is_current(current.as_ref()) {
-            return Err(Error::refused(rustix::io::Errno::INVAL.into(), "the file is not master"));
+            return Err(Error::refused(Errno::INVAL, "the file is not master"));
         }
         *current = None;
         Ok(())

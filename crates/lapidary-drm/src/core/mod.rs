@@ -23,10 +23,12 @@
 //! Handlers answer with [`Error`], which says why; the number that the client gets comes from [`Error::errno`]
 //! alone.
 
+mod argument;
 mod buffer;
 mod buffer_table;
 pub mod census;
 mod client;
+mod descriptor;
 mod device;
 mod dma_buf;
 mod driver;
@@ -50,7 +52,7 @@ pub use dma_buf::{DmaBuf, DmaBufId};
 pub use driver::{
     Driver, DriverInfo, Features, Memory, MmapRequest, Object, Opening,
 };
-pub use error::{Error, must_be_zero, only_bits};
+pub use error::{Error, fence_errno, must_be_zero, only_bits};
 pub use file::{ClientId, DrmFile, Node};
 pub use ioctl::{IoctlTable, Permit, Request};
 pub use sync_file::SyncFile;

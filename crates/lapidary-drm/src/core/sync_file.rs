@@ -11,7 +11,7 @@ use lapidary::fence::{self, Fence, Timestamp};
 use super::argument::{read_argument, write_argument};
 use super::census::{Kind, Live};
 use super::error::{Error, fence_errno, must_be_zero};
-use crate::transport::{Call, Errno, File};
+use crate::transport::{Call, Errno, File, FileHandle};
 use crate::uapi::ioctl::Command;
 use crate::uapi::sync_file as uapi;
 
@@ -66,10 +66,7 @@ impl SyncFile {
     /// # Errors
     /// When the client has no descriptor left.
     pub fn install(self, call: &mut Call<'_>) -> Result<i32, Error> {
-        let fence = self.fence.clone();
-        let (fd, handle) = call.install_file(Arc::new(self), true)?;
-        fence.on_signal(move |_| handle.set_readable());
-        Ok(fd)
+        Ok(call.install_file(Arc::new(self), true)?)
     }
 
     fn merge(&self, call: &mut Call<'_>, args: &mut uapi::MergeData) -> Result<(), Error> {
@@ -94,7 +91,7 @@ impl SyncFile {
         } else if (args.num_fences as usize) < fences.len() {
             return Err(Error::invalid("the room for fences", args.num_fences));
         } else {
-            call.memory().write(args.sync_fence_info, bytemuck::cast_slice(&fences))?;
+            call.memory().write_array(args.sync_fence_info, &fences)?;
             args.status = overall_status(&fences);
         }
         args.name = self.name.unwrap_or_else(|| name_after(&self.fence));
@@ -129,6 +126,15 @@ impl SyncFile {
 }
 
 impl File for SyncFile {
+    fn name(&self) -> String {
+        "anon_inode:sync_file".to_owned()
+    }
+
+    fn attached(&self, handle: &FileHandle) {
+        let handle = handle.clone();
+        self.fence.on_signal(move |_| handle.set_readable());
+    }
+
     fn ioctl(&self, call: &mut Call<'_>, cmd: u32, arg: &mut [u8]) -> Result<u32, Errno> {
         let outcome = self.run(call, Command(cmd), arg);
         outcome.map(|()| 0).map_err(|error| {
@@ -143,7 +149,7 @@ fn status(fence: &Fence) -> i32 {
     match fence.status() {
         None => 0,
         Some(Ok(())) => 1,
-        Some(Err(error)) => -fence_errno(error).raw(),
+        Some(Err(error)) => -fence_errno(error).raw_os_error(),
     }
 }
 

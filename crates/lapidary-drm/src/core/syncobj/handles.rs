@@ -18,6 +18,10 @@ struct SyncobjFile {
 }
 
 impl File for SyncobjFile {
+    fn name(&self) -> String {
+        "anon_inode:syncobj_file".to_owned()
+    }
+
     fn ioctl(&self, _: &mut Call<'_>, _: u32, _: &mut [u8]) -> Result<u32, Errno> {
         Err(Errno::NOTTY)
     }
@@ -81,7 +85,7 @@ fn handle_to_fd<D: Driver>(
         syncobj,
         _live: kinds.syncobj_files.enter(),
     };
-    (args.fd, _) = request.call.install_file(Arc::new(descriptor), true)?;
+    args.fd = request.call.install_file(Arc::new(descriptor), true)?;
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use lapidary::fence::{Deadline, Fence};
-use lapidary::gem::HandleTable;
+use lapidary::gem::{Handle, HandleMap};
 use lapidary::syncobj::{self, Syncobj, WaitFlags};
 use parking_lot::Mutex;
 
@@ -69,7 +69,7 @@ pub struct SyncobjTable {
 
 #[derive(Default)]
 struct State {
-    handles: HandleTable<SyncobjRef>,
+    handles: HandleMap<SyncobjRef>,
     closed: bool,
 }
 
@@ -83,7 +83,7 @@ impl SyncobjTable {
         if state.closed {
             return Err(Error::refused(Errno::BADF, "the file is closed"));
         }
-        Ok(state.handles.insert(syncobj)?)
+        Ok(state.handles.insert(syncobj)?.get())
     }
 
     /// The syncobj of that handle.
@@ -91,7 +91,7 @@ impl SyncobjTable {
     /// # Errors
     /// `ENOENT` without one.
     pub fn get(&self, handle: u32) -> Result<SyncobjRef, Error> {
-        let found = self.state.lock().handles.get(handle).cloned();
+        let found = self.state.lock().handles.get(Handle(handle)).cloned();
         found.ok_or_else(|| Error::not_found("syncobj", handle))
     }
 
@@ -100,7 +100,7 @@ impl SyncobjTable {
     /// # Errors
     /// `EINVAL` without such a handle.
     pub fn remove(&self, handle: u32) -> Result<(), Error> {
-        let removed = self.state.lock().handles.remove(handle);
+        let removed = self.state.lock().handles.remove(Handle(handle));
         removed.map(drop).ok_or_else(|| Error::invalid("a syncobj's handle", handle))
     }
 
@@ -183,8 +183,7 @@ fn read_handles<D: Driver>(
     if count > MAX_ARRAY {
         return Err(Error::OutOfMemory("that many syncobjs"));
     }
-    let mut handles = vec![0_u32; count as usize];
-    request.call.memory().read(address, bytemuck::cast_slice_mut(&mut handles))?;
+    let handles = request.call.memory().read_array::<u32>(address, count as usize)?;
     let table = request.file.syncobjs();
     handles.into_iter().map(|handle| table.get(handle)).collect()
 }
@@ -195,9 +194,8 @@ fn read_points<D: Driver>(
     address: u64,
     count: usize,
 ) -> Result<Vec<u64>, Error> {
-    let mut points = vec![0_u64; count];
-    if address != 0 {
-        request.call.memory().read(address, bytemuck::cast_slice_mut(&mut points))?;
+    if address == 0 {
+        return Ok(vec![0; count]);
     }
-    Ok(points)
+    Ok(request.call.memory().read_array(address, count)?)
 }

@@ -74,7 +74,7 @@ fn query<D: Driver>(
     let last_submitted = args.flags & drm::SYNCOBJ_QUERY_LAST_SUBMITTED != 0;
     let syncobjs = all_of(request, args.handles, args.count_handles)?;
     let points: Vec<u64> = syncobjs.iter().map(|syncobj| syncobj.query(last_submitted)).collect();
-    Ok(request.call.memory().write(args.points, bytemuck::cast_slice(&points))?)
+    Ok(request.call.memory().write_array(args.points, &points)?)
 }
 
 /// Point 0, on either side, is a binary syncobj's one fence.
