@@ -1,1 +1,9 @@
-//! To be written.
+//! The device server: what a kernel would be to DRM clients, in user space.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`uapi`] | structures and numbers that clients and drivers agree on, as plain data |
+//!
+//! See each module's head for its vocabulary, locks and lifetimes.
+
+pub mod uapi;

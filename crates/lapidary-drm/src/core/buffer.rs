@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::census::Live;
 use super::device::DrmDevice;
-use super::dma_buf::{DmaBuf, DmaBufId};
+use super::dma_buf::DmaBuf;
 use super::driver::{Driver, Object};
 use super::error::Error;
 
@@ -53,19 +53,11 @@ impl<D: Driver> Buffer<D> {
     }
 
     /// Wraps the object that the driver made over another device's buffer, which stays alive with it.
-    pub(super) fn imported(
-        device: &Arc<DrmDevice<D>>,
-        object: D::Object,
-        from: Arc<DmaBuf>,
-    ) -> Arc<Self> {
+    pub(super) fn imported(device: &Arc<DrmDevice<D>>, object: D::Object, from: Arc<DmaBuf>) -> Arc<Self> {
         Self::build(device, object, Some(from))
     }
 
-    fn build(
-        device: &Arc<DrmDevice<D>>,
-        object: D::Object,
-        imported: Option<Arc<DmaBuf>>,
-    ) -> Arc<Self> {
+    fn build(device: &Arc<DrmDevice<D>>, object: D::Object, imported: Option<Arc<DmaBuf>>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             id: BufferId(NEXT.fetch_add(1, Ordering::Relaxed)),
@@ -149,9 +141,7 @@ impl<D: Driver> Buffer<D> {
     /// Its device-wide name, given at the first call.
     pub(super) fn flink(self: &Arc<Self>) -> u32 {
         let mut sharing = self.sharing.lock();
-        *sharing
-            .name
-            .get_or_insert_with(|| self.device.names().insert(Arc::downgrade(self)))
+        *sharing.name.get_or_insert_with(|| self.device.names().insert(Arc::downgrade(self)))
     }
 
     pub(super) fn handle_added(&self) {

@@ -63,12 +63,7 @@ impl Census {
     #[must_use]
     pub fn kind(&self, name: &'static str) -> Kind {
         let mut kinds = self.kinds.lock();
-        kinds
-            .entry(name)
-            .or_insert_with(|| Kind {
-                counter: Arc::default(),
-            })
-            .clone()
+        kinds.entry(name).or_insert_with(|| Kind { counter: Arc::default() }).clone()
     }
 
     /// Every kind's counts, by name.
@@ -82,10 +77,7 @@ impl Census {
     #[must_use]
     pub fn survivors(&self) -> Vec<(&'static str, u64)> {
         let snapshot = self.snapshot().into_iter();
-        snapshot
-            .filter(|(_, count)| count.live != 0)
-            .map(|(name, count)| (name, count.live))
-            .collect()
+        snapshot.filter(|(_, count)| count.live != 0).map(|(name, count)| (name, count.live)).collect()
     }
 }
 
@@ -97,9 +89,7 @@ impl Kind {
         counter.total.fetch_add(1, Ordering::Relaxed);
         let live = counter.live.fetch_add(1, Ordering::Relaxed) + 1;
         counter.peak.fetch_max(live, Ordering::Relaxed);
-        Live {
-            counter: Arc::clone(counter),
-        }
+        Live { counter: Arc::clone(counter) }
     }
 
     /// This kind's counts.
@@ -130,14 +120,7 @@ mod tests {
         let second = census.kind("vms").enter();
         drop(first);
         let count = census.kind("vms").count();
-        assert_eq!(
-            count,
-            Count {
-                live: 1,
-                peak: 2,
-                total: 2
-            }
-        );
+        assert_eq!(count, Count { live: 1, peak: 2, total: 2 });
         assert_eq!(census.survivors(), [("vms", 1)]);
         drop(second);
         assert!(census.survivors().is_empty());

@@ -15,9 +15,5 @@ pub(super) fn find<T: File>(
     what: &'static str,
     otherwise: Errno,
 ) -> Result<Arc<T>, Error> {
-    downcast(call.file_of(fd)?).map_err(|_| Error::BadDescriptor {
-        what,
-        fd,
-        errno: otherwise,
-    })
+    downcast(call.file_of(fd)?).map_err(|_| Error::BadDescriptor { what, fd, errno: otherwise })
 }

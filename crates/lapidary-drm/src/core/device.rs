@@ -3,7 +3,6 @@
 //! Locks: the list of files and the name table have one each, held for a lookup only.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -76,11 +75,7 @@ impl<D: Driver> DrmDevice<D> {
     ///
     /// # Errors
     /// What the driver answers.
-    pub fn open(
-        self: &Arc<Self>,
-        process: &Arc<Process>,
-        node: Node,
-    ) -> Result<Arc<dyn File>, Error> {
+    pub fn open(self: &Arc<Self>, process: &Arc<Process>, node: Node) -> Result<Arc<dyn File>, Error> {
         Ok(Arc::new(OpenFile(self.open_file(process, node)?)))
     }
 
@@ -88,22 +83,11 @@ impl<D: Driver> DrmDevice<D> {
     ///
     /// # Errors
     /// What the driver answers.
-    pub fn open_file(
-        self: &Arc<Self>,
-        process: &Arc<Process>,
-        node: Node,
-    ) -> Result<Arc<DrmFile<D>>, Error> {
+    pub fn open_file(self: &Arc<Self>, process: &Arc<Process>, node: Node) -> Result<Arc<DrmFile<D>>, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let client = ClientId(NEXT.fetch_add(1, Ordering::Relaxed));
         let process = Arc::clone(process);
-        let file = DrmFile::open(
-            self,
-            Opening {
-                client,
-                process,
-                node,
-            },
-        )?;
+        let file = DrmFile::open(self, Opening { client, process, node })?;
         self.files.lock().insert(client, Arc::downgrade(&file));
         Ok(file)
     }

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary::fence::{self, Deadline, Fence};
 use lapidary::resv::{Reservation, Usage};
 use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
 use super::argument::{read_argument, write_argument};
 use super::buffer::Buffer;
@@ -27,7 +28,7 @@ use super::device::DrmDevice;
 use super::driver::{Driver, Memory, Object};
 use super::error::{Error, only_bits};
 use super::sync_file::SyncFile;
-use crate::transport::{Call, Errno, File, Mmap};
+use crate::transport::{Call, Errno, File, Poll};
 use crate::uapi::dma_buf as uapi;
 use crate::uapi::ioctl::Command;
 
@@ -146,28 +147,19 @@ impl DmaBuf {
         Ok(())
     }
 
-    fn export_sync_file(
-        &self,
-        call: &mut Call<'_>,
-        args: &mut uapi::ExportSyncFile,
-    ) -> Result<(), Error> {
+    fn export_sync_file(&self, call: &mut Call<'_>, args: &mut uapi::ExportSyncFile) -> Result<(), Error> {
         only_bits("flags", args.flags, uapi::SYNC_RW)?;
         let usage = usage_to_wait_for(args.flags.into())?;
-        let fence = fence::merge(self.reservation().fences(usage));
+        let fence = self.reservation().merged(usage);
         args.fd = SyncFile::new(fence, &self.sync_files).install(call)?;
         Ok(())
     }
 
-    fn import_sync_file(
-        &self,
-        call: &mut Call<'_>,
-        args: uapi::ImportSyncFile,
-    ) -> Result<(), Error> {
+    fn import_sync_file(&self, call: &mut Call<'_>, args: uapi::ImportSyncFile) -> Result<(), Error> {
         only_bits("flags", args.flags, uapi::SYNC_RW)?;
-        let usage = match usage_to_wait_for(args.flags.into())? {
-            Usage::Read => Usage::Write,
-            _ => Usage::Read,
-        };
+        usage_to_wait_for(args.flags.into())?;
+        let writes = u64::from(args.flags) & uapi::SYNC_WRITE != 0;
+        let usage = if writes { Usage::Write } else { Usage::Read };
         let file = SyncFile::from_descriptor(call, args.fd, Errno::INVAL)?;
         self.add_fences(file.fence(), usage, call)
     }
@@ -187,12 +179,34 @@ impl DmaBuf {
 fn usage_to_wait_for(flags: u64) -> Result<Usage, Error> {
     match flags & uapi::SYNC_RW {
         0 => Err(Error::invalid("flags", flags)),
-        uapi::SYNC_READ => Ok(Usage::Write),
-        _ => Ok(Usage::Read),
+        access => Ok(Usage::for_access(access & uapi::SYNC_WRITE != 0)),
     }
 }
 
 impl DmaBuf {
+    /// Ready for reading means: for a reader, that is when the writers are done; for writing likewise. While nothing is
+    /// ready the answer is an eventfd that is signalled when the fences that are there now have.
+    fn poll_fences(&self, events: u32) -> Result<Poll, Errno> {
+        let directions = [(PollFlags::IN, false), (PollFlags::OUT, true)];
+        let asked =
+            directions.map(|(flag, write)| (u32::from(flag.bits()) & events, Usage::for_access(write)));
+        let asked = asked.into_iter().filter(|(event, _)| *event != 0);
+        let (ready, busy): (Vec<_>, Vec<_>) =
+            asked.partition(|(_, usage)| self.reservation().is_idle(*usage));
+        if busy.is_empty() || !ready.is_empty() {
+            return Ok(Poll::Ready(ready.iter().fold(0, |events, (event, _)| events | event)));
+        }
+        let waiter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        for (_, usage) in busy {
+            let signalled = waiter.try_clone().map_err(|_| Errno::MFILE)?;
+            self.reservation().merged(usage).on_signal(move |_| {
+                // Full means: signalled already.
+                let _ = rustix::io::write(&signalled, &1_u64.to_ne_bytes());
+            });
+        }
+        Ok(Poll::Wait(waiter))
+    }
+
     fn run(&self, call: &mut Call<'_>, theirs: Command, bytes: &mut [u8]) -> Result<(), Error> {
         match theirs {
             uapi::IOCTL_SYNC => self.sync(call, read_argument(theirs, theirs, bytes)),
@@ -206,9 +220,7 @@ impl DmaBuf {
                 write_argument(theirs, theirs, &args, bytes);
                 Ok(())
             }
-            uapi::IOCTL_IMPORT_SYNC_FILE => {
-                self.import_sync_file(call, read_argument(theirs, theirs, bytes))
-            }
+            uapi::IOCTL_IMPORT_SYNC_FILE => self.import_sync_file(call, read_argument(theirs, theirs, bytes)),
             _ => Err(Error::refused(Errno::NOTTY, "not a dma-buf's ioctl")),
         }
     }
@@ -221,5 +233,9 @@ impl File for DmaBuf {
             tracing::debug!(dma_buf = self.id.0, command = ?Command(cmd), %error, "ioctl refused");
             error.errno()
         })
+    }
+
+    fn poll(&self, _: &mut Call<'_>, events: u32) -> Result<Poll, Errno> {
+        self.poll_fences(events)
     }
 }

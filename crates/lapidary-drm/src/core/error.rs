@@ -3,8 +3,11 @@
 //! Handlers return [`Error`], which says what was wrong and with which value; the client gets a bare
 //! number, as from a kernel, and the words go to the log. Errors of the layers below arrive by `?`.
 
+use lapidary::exec::ExecError;
 use lapidary::fence::{FenceError, WaitError};
 use lapidary::gem::HandlesExhausted;
+use lapidary::resv::ResvError;
+use lapidary::syncobj::SyncobjError;
 
 use crate::transport::Errno;
 
@@ -68,18 +71,12 @@ pub enum Error {
 impl Error {
     /// `EINVAL`: `what` can't be `value`.
     pub fn invalid(what: &'static str, value: impl TryInto<u64>) -> Self {
-        Self::Invalid {
-            what,
-            value: value.try_into().unwrap_or(u64::MAX),
-        }
+        Self::Invalid { what, value: value.try_into().unwrap_or(u64::MAX) }
     }
 
     /// `ENOENT`: there is no `what` of the name `value`.
     pub fn not_found(what: &'static str, value: impl TryInto<u64>) -> Self {
-        Self::NotFound {
-            what,
-            value: value.try_into().unwrap_or(u64::MAX),
-        }
+        Self::NotFound { what, value: value.try_into().unwrap_or(u64::MAX) }
     }
 
     /// `errno`, because of `why`.
@@ -99,9 +96,7 @@ impl Error {
             Self::TimedOut => Errno::TIME,
             Self::Interrupted => Errno::INTR,
             Self::OutOfMemory(_) => Errno::NOMEM,
-            Self::BadDescriptor { errno, .. }
-            | Self::Refused { errno, .. }
-            | Self::System(errno) => *errno,
+            Self::BadDescriptor { errno, .. } | Self::Refused { errno, .. } | Self::System(errno) => *errno,
         }
     }
 }
@@ -117,6 +112,35 @@ impl From<WaitError> for Error {
         match error {
             WaitError::TimedOut => Self::TimedOut,
             WaitError::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+impl From<SyncobjError> for Error {
+    fn from(error: SyncobjError) -> Self {
+        match error {
+            SyncobjError::NotSubmitted(point) => {
+                Self::Invalid { what: "the point of a syncobj that has no fence there", value: point }
+            }
+            SyncobjError::TimedOut => Self::TimedOut,
+            SyncobjError::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+impl From<ResvError> for Error {
+    fn from(error: ResvError) -> Self {
+        ExecError::from(error).into()
+    }
+}
+
+impl From<ExecError> for Error {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Contended => Self::refused(Errno::DEADLK, "an older operation is in the way"),
+            ExecError::AlreadyLocked => Self::refused(Errno::ALREADY, "a buffer is named twice"),
+            ExecError::Interrupted => Self::Interrupted,
+            ExecError::OutOfMemory(_) => Self::OutOfMemory("a buffer's fences"),
         }
     }
 }
@@ -146,11 +170,7 @@ pub fn must_be_zero(what: &'static str, value: impl Into<u64>) -> Result<(), Err
 ///
 /// # Errors
 /// [`Error::Invalid`].
-pub fn only_bits(
-    what: &'static str,
-    value: impl Into<u64>,
-    allowed: impl Into<u64>,
-) -> Result<(), Error> {
+pub fn only_bits(what: &'static str, value: impl Into<u64>, allowed: impl Into<u64>) -> Result<(), Error> {
     let value = value.into();
     if value & !allowed.into() == 0 {
         return Ok(());

@@ -55,8 +55,7 @@ impl<D: Driver> DrmFile<D> {
     pub(super) fn open(device: &Arc<DrmDevice<D>>, opening: Opening) -> Result<Arc<Self>, Error> {
         let live = device.kinds().files.enter();
         let data = device.driver().open(&opening)?;
-        let membership =
-            Membership::open(device.masters(), opening.node, device.trusts(&opening.process));
+        let membership = Membership::open(device.masters(), opening.node, device.trusts(&opening.process));
         Ok(Arc::new(Self {
             opening,
             device: Arc::clone(device),
@@ -233,10 +232,7 @@ impl<D: Driver> DrmFile<D> {
         if request.length > buffer.object().size() {
             return Err(Error::invalid("the length of a mapping", request.length));
         }
-        Ok(Mmap {
-            fd: buffer.object().memory()?.fd,
-            offset: 0,
-        })
+        Ok(Mmap { fd: buffer.object().memory()?.fd, offset: 0 })
     }
 
     /// The last descriptor is gone. Happens once.
@@ -284,12 +280,7 @@ impl<D: Driver> File for OpenFile<D> {
         prot: i32,
         flags: i32,
     ) -> Result<Mmap, Errno> {
-        let request = MmapRequest {
-            offset,
-            length,
-            prot,
-            flags,
-        };
+        let request = MmapRequest { offset, length, prot, flags };
         self.0.map(call, request).map_err(|error| {
             tracing::debug!(client = self.0.id().0, offset, length, %error, "mmap refused");
             error.errno()

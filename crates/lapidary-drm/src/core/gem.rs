@@ -15,27 +15,18 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
         .with("MODE_DESTROY_DUMB", drm::IOCTL_MODE_DESTROY_DUMB, Permit::empty(), destroy_dumb)
 }
 
-fn close<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::GemClose,
-) -> Result<(), Error> {
+fn close<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::GemClose) -> Result<(), Error> {
     request.file.close_buffer(args.handle)
 }
 
-fn flink<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::GemFlink,
-) -> Result<(), Error> {
+fn flink<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::GemFlink) -> Result<(), Error> {
     let buffer = request.file.buffer(args.handle)?;
     request.file.driver().may_share(buffer.object())?;
     args.name = buffer.flink();
     Ok(())
 }
 
-fn open<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::GemOpen,
-) -> Result<(), Error> {
+fn open<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::GemOpen) -> Result<(), Error> {
     let found = request.file.device().names().find(args.name);
     let buffer = found.ok_or_else(|| Error::not_found("buffer named", args.name))?;
     args.handle = request.file.add_buffer(&buffer)?;
@@ -83,10 +74,7 @@ fn create_dumb<D: Driver>(
     Ok(())
 }
 
-fn map_dumb<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::ModeMapDumb,
-) -> Result<(), Error> {
+fn map_dumb<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::ModeMapDumb) -> Result<(), Error> {
     require_dumb(request)?;
     let buffer = request.file.buffer(args.handle)?;
     if buffer.is_imported() {

@@ -37,10 +37,7 @@ fn copy_text<D: Driver>(
     Ok(request.call.memory().write(address, &text.as_bytes()[..length])?)
 }
 
-fn version<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::Version,
-) -> Result<(), Error> {
+fn version<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::Version) -> Result<(), Error> {
     let device = request.file.device().clone();
     let info = device.driver().info();
     let (major, minor, patch) = info.version;
@@ -53,10 +50,7 @@ fn version<D: Driver>(
 }
 
 /// Unlike the texts of VERSION, a bus id is given whole or not at all.
-fn get_unique<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::Unique,
-) -> Result<(), Error> {
+fn get_unique<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::Unique) -> Result<(), Error> {
     let bus_id = request.file.membership().bus_id();
     let length = bus_id.len() as u64;
     if args.unique_len >= length && length > 0 {
@@ -71,10 +65,7 @@ fn set_unique<D: Driver>(_: &mut Request<'_, '_, D>, _: &mut drm::Unique) -> Res
 }
 
 /// There is one client to see: the caller.
-fn get_client<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::Client,
-) -> Result<(), Error> {
+fn get_client<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::Client) -> Result<(), Error> {
     if args.idx != 0 {
         return Err(Error::invalid("the client's index", args.idx));
     }
@@ -92,10 +83,7 @@ fn get_stats<D: Driver>(_: &mut Request<'_, '_, D>, args: &mut drm::Stats) -> Re
 }
 
 /// Answers with what there is, whether or not what was asked for is accepted.
-fn set_version<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SetVersion,
-) -> Result<(), Error> {
+fn set_version<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SetVersion) -> Result<(), Error> {
     let file = request.file;
     let info = file.device().driver().info();
     let outcome = agree_on_interface(args).and_then(|names_device| {
@@ -124,18 +112,13 @@ fn agree_on_interface(args: &drm::SetVersion) -> Result<bool, Error> {
 
 fn agree_on_driver(args: &drm::SetVersion, info: &DriverInfo) -> Result<(), Error> {
     let (major, minor, _) = info.version;
-    if args.drm_dd_major == -1
-        || (args.drm_dd_major == major && (0..=minor).contains(&args.drm_dd_minor))
-    {
+    if args.drm_dd_major == -1 || (args.drm_dd_major == major && (0..=minor).contains(&args.drm_dd_minor)) {
         return Ok(());
     }
     Err(Error::invalid("the driver's version", args.drm_dd_major))
 }
 
-fn get_cap<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::GetCap,
-) -> Result<(), Error> {
+fn get_cap<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::GetCap) -> Result<(), Error> {
     let features = request.file.device().driver().info().features;
     args.value = 0;
     args.value = match args.capability {
@@ -150,10 +133,7 @@ fn get_cap<D: Driver>(
 }
 
 /// All there are concern mode-setting.
-fn set_client_cap<D: Driver>(
-    _: &mut Request<'_, '_, D>,
-    _: &mut drm::SetClientCap,
-) -> Result<(), Error> {
+fn set_client_cap<D: Driver>(_: &mut Request<'_, '_, D>, _: &mut drm::SetClientCap) -> Result<(), Error> {
     Err(Error::Unsupported("a client capability of mode-setting"))
 }
 

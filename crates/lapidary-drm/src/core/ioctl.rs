@@ -48,8 +48,7 @@ pub struct Request<'r, 'c, D: Driver> {
     pub file: &'r Arc<DrmFile<D>>,
 }
 
-type Entry<D> =
-    Box<dyn Fn(&mut Request<'_, '_, D>, Command, &mut [u8]) -> Result<(), Error> + Send + Sync>;
+type Entry<D> = Box<dyn Fn(&mut Request<'_, '_, D>, Command, &mut [u8]) -> Result<(), Error> + Send + Sync>;
 
 struct Slot<D: Driver> {
     command: Command,
@@ -67,9 +66,7 @@ impl<D: Driver> IoctlTable<D> {
     /// A table with the core's commands.
     #[must_use]
     pub fn with_core_commands() -> Self {
-        let empty = Self {
-            slots: std::iter::repeat_with(|| None).take(1 << 8).collect(),
-        };
+        let empty = Self { slots: std::iter::repeat_with(|| None).take(1 << 8).collect() };
         let table = super::info::add_commands(empty);
         let table = super::master::add_commands(table);
         let table = super::gem::add_commands(table);
@@ -120,12 +117,7 @@ impl<D: Driver> IoctlTable<D> {
     fn insert(mut self, name: &'static str, command: Command, permit: Permit, run: Entry<D>) -> Self {
         let slot = &mut self.slots[usize::from(command.nr())];
         assert!(slot.is_none(), "{name}: number {command:?} is taken");
-        *slot = Some(Slot {
-            command,
-            name,
-            permit,
-            run,
-        });
+        *slot = Some(Slot { command, name, permit, run });
         self
     }
 
@@ -149,8 +141,8 @@ impl<D: Driver> IoctlTable<D> {
             return Err(Errno::INVAL);
         };
         let mut request = Request { call, file };
-        let outcome = check_permission(slot.permit, &request)
-            .and_then(|()| (slot.run)(&mut request, command, bytes));
+        let outcome =
+            check_permission(slot.permit, &request).and_then(|()| (slot.run)(&mut request, command, bytes));
         file.count_ioctl();
         outcome.map(|()| 0).map_err(|error| {
             let errno = error.errno();

@@ -23,7 +23,7 @@ use crate::uapi::drm;
 
 /// The masters of a device.
 #[derive(Debug, Default)]
-pub struct Masters {
+pub(super) struct Masters {
     current: Mutex<Option<Arc<Group>>>,
 }
 
@@ -36,7 +36,7 @@ struct Group {
 
 /// What a file of the primary node is in this.
 #[derive(Debug)]
-pub struct Membership {
+pub(super) struct Membership {
     privileged: bool,
     authenticated: Arc<AtomicBool>,
     inner: Mutex<Inner>,
@@ -73,13 +73,13 @@ impl Membership {
     pub(super) fn close(&self, masters: &Masters) {
         let mut current = masters.current.lock();
         let mut inner = self.inner.lock();
-        if let (Some(group), Some(magic)) = (&inner.group, inner.magic.take()) {
-            group.magics.lock().remove(&magic);
-        }
         if inner.is_current(current.as_ref()) {
             *current = None;
         }
-        inner.group = None;
+        let magic = inner.magic.take();
+        if let (Some(group), Some(magic)) = (inner.group.take(), magic) {
+            group.magics.lock().remove(&magic);
+        }
     }
 
     /// May it use commands for authenticated files?

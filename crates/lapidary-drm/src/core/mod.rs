@@ -49,9 +49,7 @@ pub use census::Census;
 pub use client::{ClientRecord, NodeName};
 pub use device::DrmDevice;
 pub use dma_buf::{DmaBuf, DmaBufId};
-pub use driver::{
-    Driver, DriverInfo, Features, Memory, MmapRequest, Object, Opening,
-};
+pub use driver::{Driver, DriverInfo, Features, Memory, MmapRequest, Object, Opening};
 pub use error::{Error, fence_errno, must_be_zero, only_bits};
 pub use file::{ClientId, DrmFile, Node};
 pub use ioctl::{IoctlTable, Permit, Request};

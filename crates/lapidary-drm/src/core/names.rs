@@ -9,21 +9,19 @@ use parking_lot::Mutex;
 
 /// Names of things of type `T`, from 1; the lowest free one is given first.
 #[derive(Debug)]
-pub struct NameTable<T> {
+pub(super) struct NameTable<T> {
     names: Mutex<BTreeMap<u32, Weak<T>>>,
 }
 
 impl<T> Default for NameTable<T> {
     fn default() -> Self {
-        Self {
-            names: Mutex::default(),
-        }
+        Self { names: Mutex::default() }
     }
 }
 
 impl<T> NameTable<T> {
     /// Names a thing.
-    pub fn insert(&self, thing: Weak<T>) -> u32 {
+    pub(super) fn insert(&self, thing: Weak<T>) -> u32 {
         let mut names = self.names.lock();
         let gap = (1..).zip(names.keys()).find(|(expected, taken)| expected != *taken);
         let name = gap.map_or_else(|| names.len() as u32 + 1, |(expected, _)| expected);
@@ -32,12 +30,12 @@ impl<T> NameTable<T> {
     }
 
     /// What has that name.
-    pub fn find(&self, name: u32) -> Option<Arc<T>> {
+    pub(super) fn find(&self, name: u32) -> Option<Arc<T>> {
         self.names.lock().get(&name)?.upgrade()
     }
 
     /// Takes a name back.
-    pub fn remove(&self, name: u32) {
+    pub(super) fn remove(&self, name: u32) {
         self.names.lock().remove(&name);
     }
 }

@@ -22,7 +22,7 @@ const PAGE: u64 = 4096;
 
 /// The offset space of one device, over things of type `T`.
 #[derive(Debug)]
-pub struct OffsetSpace<T> {
+pub(super) struct OffsetSpace<T> {
     entries: Mutex<Entries<T>>,
 }
 
@@ -34,18 +34,13 @@ struct Entries<T> {
 
 impl<T> Default for OffsetSpace<T> {
     fn default() -> Self {
-        Self {
-            entries: Mutex::new(Entries {
-                next: FIRST,
-                by_start: BTreeMap::new(),
-            }),
-        }
+        Self { entries: Mutex::new(Entries { next: FIRST, by_start: BTreeMap::new() }) }
     }
 }
 
 impl<T> OffsetSpace<T> {
     /// Names `thing`, which is `size` bytes long. `None` when the space is used up.
-    pub fn insert(&self, thing: Weak<T>, size: u64) -> Option<u64> {
+    pub(super) fn insert(&self, thing: Weak<T>, size: u64) -> Option<u64> {
         let mut entries = self.entries.lock();
         let start = entries.next;
         let length = size.checked_next_multiple_of(PAGE)?.max(PAGE);
@@ -56,13 +51,13 @@ impl<T> OffsetSpace<T> {
     }
 
     /// What the offset names. Only the very start of a buffer is a name.
-    pub fn find(&self, offset: u64) -> Option<std::sync::Arc<T>> {
+    pub(super) fn find(&self, offset: u64) -> Option<std::sync::Arc<T>> {
         let entries = self.entries.lock();
         entries.by_start.get(&offset)?.upgrade()
     }
 
     /// Takes the name back.
-    pub fn remove(&self, offset: u64) {
+    pub(super) fn remove(&self, offset: u64) {
         self.entries.lock().by_start.remove(&offset);
     }
 }

@@ -13,9 +13,12 @@ use super::ioctl::{IoctlTable, Permit, Request};
 use crate::uapi::drm;
 
 pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
-    table
-        .with("PRIME_HANDLE_TO_FD", drm::IOCTL_PRIME_HANDLE_TO_FD, Permit::RENDER, handle_to_fd)
-        .with("PRIME_FD_TO_HANDLE", drm::IOCTL_PRIME_FD_TO_HANDLE, Permit::RENDER, fd_to_handle)
+    table.with("PRIME_HANDLE_TO_FD", drm::IOCTL_PRIME_HANDLE_TO_FD, Permit::RENDER, handle_to_fd).with(
+        "PRIME_FD_TO_HANDLE",
+        drm::IOCTL_PRIME_FD_TO_HANDLE,
+        Permit::RENDER,
+        fd_to_handle,
+    )
 }
 
 fn handle_to_fd<D: Driver>(

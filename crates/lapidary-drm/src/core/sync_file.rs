@@ -31,29 +31,16 @@ impl SyncFile {
     /// A sync_file for `fence`, counted as one of `kind`.
     #[must_use]
     pub fn new(fence: Fence, kind: &Kind) -> Self {
-        Self {
-            fence,
-            name: None,
-            kind: kind.clone(),
-            _live: kind.enter(),
-        }
+        Self { fence, name: None, kind: kind.clone(), _live: kind.enter() }
     }
 
     /// The sync_file behind a client's descriptor.
     ///
     /// # Errors
     /// `otherwise`, whether the descriptor is something else or not open: that is how kernels answer here.
-    pub fn from_descriptor(
-        call: &mut Call<'_>,
-        fd: i32,
-        otherwise: Errno,
-    ) -> Result<Arc<Self>, Error> {
+    pub fn from_descriptor(call: &mut Call<'_>, fd: i32, otherwise: Errno) -> Result<Arc<Self>, Error> {
         let found = super::descriptor::find(call, fd, "a sync_file", otherwise);
-        found.map_err(|_| Error::BadDescriptor {
-            what: "a sync_file",
-            fd,
-            errno: otherwise,
-        })
+        found.map_err(|_| Error::BadDescriptor { what: "a sync_file", fd, errno: otherwise })
     }
 
     /// The fence.

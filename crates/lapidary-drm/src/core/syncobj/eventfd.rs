@@ -16,20 +16,13 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
     table.with("SYNCOBJ_EVENTFD", drm::IOCTL_SYNCOBJ_EVENTFD, Permit::RENDER, with_feature(gate, eventfd))
 }
 
-fn eventfd<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SyncobjEventfd,
-) -> Result<(), Error> {
+fn eventfd<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjEventfd) -> Result<(), Error> {
     only_bits("flags", args.flags, drm::SYNCOBJ_WAIT_AVAILABLE)?;
     must_be_zero("padding", args.pad)?;
     let syncobj = request.file.syncobjs().get(args.handle)?;
     let descriptor = request.call.take_fd(args.fd)?;
     if !is_eventfd(&descriptor) {
-        return Err(Error::BadDescriptor {
-            what: "an eventfd",
-            fd: args.fd,
-            errno: Errno::INVAL,
-        });
+        return Err(Error::BadDescriptor { what: "an eventfd", fd: args.fd, errno: Errno::INVAL });
     }
     let available = args.flags & drm::SYNCOBJ_WAIT_AVAILABLE != 0;
     syncobj.on_point(args.point, available, move || signal(&descriptor));

@@ -32,14 +32,21 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
     table
         .with("SYNCOBJ_CREATE", drm::IOCTL_SYNCOBJ_CREATE, Permit::RENDER, with_feature(gate, create))
         .with("SYNCOBJ_DESTROY", drm::IOCTL_SYNCOBJ_DESTROY, Permit::RENDER, with_feature(gate, destroy))
-        .with("SYNCOBJ_HANDLE_TO_FD", drm::IOCTL_SYNCOBJ_HANDLE_TO_FD, Permit::RENDER, with_feature(gate, handle_to_fd))
-        .with("SYNCOBJ_FD_TO_HANDLE", drm::IOCTL_SYNCOBJ_FD_TO_HANDLE, Permit::RENDER, with_feature(gate, fd_to_handle))
+        .with(
+            "SYNCOBJ_HANDLE_TO_FD",
+            drm::IOCTL_SYNCOBJ_HANDLE_TO_FD,
+            Permit::RENDER,
+            with_feature(gate, handle_to_fd),
+        )
+        .with(
+            "SYNCOBJ_FD_TO_HANDLE",
+            drm::IOCTL_SYNCOBJ_FD_TO_HANDLE,
+            Permit::RENDER,
+            with_feature(gate, fd_to_handle),
+        )
 }
 
-fn create<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SyncobjCreate,
-) -> Result<(), Error> {
+fn create<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjCreate) -> Result<(), Error> {
     only_bits("flags", args.flags, drm::SYNCOBJ_CREATE_SIGNALED)?;
     let signalled = args.flags & drm::SYNCOBJ_CREATE_SIGNALED != 0;
     let kind = &request.file.device().kinds().syncobjs;
@@ -47,10 +54,7 @@ fn create<D: Driver>(
     Ok(())
 }
 
-fn destroy<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SyncobjDestroy,
-) -> Result<(), Error> {
+fn destroy<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjDestroy) -> Result<(), Error> {
     must_be_zero("padding", args.pad)?;
     request.file.syncobjs().remove(args.handle)
 }
@@ -81,10 +85,7 @@ fn handle_to_fd<D: Driver>(
     }
     let found = file.syncobjs().get(args.handle);
     let syncobj = found.map_err(|_| Error::invalid("a syncobj's handle", args.handle))?;
-    let descriptor = SyncobjFile {
-        syncobj,
-        _live: kinds.syncobj_files.enter(),
-    };
+    let descriptor = SyncobjFile { syncobj, _live: kinds.syncobj_files.enter() };
     args.fd = request.call.install_file(Arc::new(descriptor), true)?;
     Ok(())
 }
@@ -97,12 +98,9 @@ fn fd_to_handle<D: Driver>(
     if args.flags & drm::SYNCOBJ_FD_SYNC_FILE != 0 {
         return import_sync_file(request, args, point);
     }
-    let bad = |_| Error::BadDescriptor {
-        what: "a syncobj",
-        fd: args.fd,
-        errno: Errno::INVAL,
-    };
-    let found = crate::core::descriptor::find::<SyncobjFile>(request.call, args.fd, "a syncobj", Errno::INVAL);
+    let bad = |_| Error::BadDescriptor { what: "a syncobj", fd: args.fd, errno: Errno::INVAL };
+    let found =
+        crate::core::descriptor::find::<SyncobjFile>(request.call, args.fd, "a syncobj", Errno::INVAL);
     let syncobj = found.map_err(bad)?.syncobj.clone();
     args.handle = request.file.syncobjs().insert(syncobj)?;
     Ok(())

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use lapidary::fence::{Deadline, Fence};
 use lapidary::gem::{Handle, HandleMap};
-use lapidary::syncobj::{self, Syncobj, WaitFlags};
+use lapidary::syncobj::{Syncobj, SyncobjError};
 use parking_lot::Mutex;
 
 use super::census::{Kind, Live};
@@ -46,10 +46,7 @@ struct Counted {
 
 impl SyncobjRef {
     fn new(signalled: bool, kind: &Kind) -> Self {
-        Self(Arc::new(Counted {
-            syncobj: Syncobj::new(signalled),
-            _live: kind.enter(),
-        }))
+        Self(Arc::new(Counted { syncobj: Syncobj::new(signalled), _live: kind.enter() }))
     }
 }
 
@@ -119,29 +116,15 @@ impl SyncobjTable {
     ///
     /// # Errors
     /// `ENOENT` without such a handle, `EINVAL` for other flags and without a fence, `ETIME`, `EINTR`.
-    pub fn find_fence(
-        &self,
-        call: &Call<'_>,
-        handle: u32,
-        point: u64,
-        flags: u32,
-    ) -> Result<Fence, Error> {
+    pub fn find_fence(&self, call: &Call<'_>, handle: u32, point: u64, flags: u32) -> Result<Fence, Error> {
         only_bits("flags", flags, drm::SYNCOBJ_WAIT_FOR_SUBMIT)?;
         let syncobj = self.get(handle)?;
-        if let Some(fence) = syncobj.find_fence(point) {
-            return Ok(fence);
-        }
         if flags & drm::SYNCOBJ_WAIT_FOR_SUBMIT != 0 {
-            let available = WaitFlags {
-                available: true,
-                for_submit: true,
-                ..WaitFlags::default()
-            };
             let deadline = Deadline::after(SUBMIT_TIMEOUT);
-            syncobj::wait(&[(Syncobj::clone(&syncobj), point)], available, deadline, call.interrupt())?;
+            return Ok(syncobj.wait_fence(point, deadline, call.interrupt())?);
         }
         let fence = syncobj.find_fence(point);
-        fence.ok_or_else(|| Error::invalid("a syncobj without fence at point", point))
+        Ok(fence.ok_or(SyncobjError::NotSubmitted(point))?)
     }
 
     /// Takes all handles back, and gives no more.

@@ -14,9 +14,19 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
     table
         .with("SYNCOBJ_RESET", drm::IOCTL_SYNCOBJ_RESET, Permit::RENDER, with_feature(binary, reset))
         .with("SYNCOBJ_SIGNAL", drm::IOCTL_SYNCOBJ_SIGNAL, Permit::RENDER, with_feature(binary, signal))
-        .with("SYNCOBJ_TIMELINE_SIGNAL", drm::IOCTL_SYNCOBJ_TIMELINE_SIGNAL, Permit::RENDER, with_feature(timeline, timeline_signal))
+        .with(
+            "SYNCOBJ_TIMELINE_SIGNAL",
+            drm::IOCTL_SYNCOBJ_TIMELINE_SIGNAL,
+            Permit::RENDER,
+            with_feature(timeline, timeline_signal),
+        )
         .with("SYNCOBJ_QUERY", drm::IOCTL_SYNCOBJ_QUERY, Permit::RENDER, with_feature(timeline, query))
-        .with("SYNCOBJ_TRANSFER", drm::IOCTL_SYNCOBJ_TRANSFER, Permit::RENDER, with_feature(timeline, transfer))
+        .with(
+            "SYNCOBJ_TRANSFER",
+            drm::IOCTL_SYNCOBJ_TRANSFER,
+            Permit::RENDER,
+            with_feature(timeline, transfer),
+        )
 }
 
 /// The syncobjs of a command that changes all of them or, if one doesn't exist, none.
@@ -31,10 +41,7 @@ fn all_of<D: Driver>(
     read_handles(request, address, count)
 }
 
-fn reset<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SyncobjArray,
-) -> Result<(), Error> {
+fn reset<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjArray) -> Result<(), Error> {
     must_be_zero("padding", args.pad)?;
     for syncobj in all_of(request, args.handles, args.count_handles)? {
         syncobj.reset();
@@ -42,10 +49,7 @@ fn reset<D: Driver>(
     Ok(())
 }
 
-fn signal<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SyncobjArray,
-) -> Result<(), Error> {
+fn signal<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjArray) -> Result<(), Error> {
     must_be_zero("padding", args.pad)?;
     for syncobj in all_of(request, args.handles, args.count_handles)? {
         syncobj.signal();
@@ -89,7 +93,7 @@ fn transfer<D: Driver>(
     if args.dst_point == 0 {
         target.replace_fence(Some(fence));
     } else {
-        // A chain must not become a link of another.
+        // The source may be a chain, which can't be a link of another.
         target.add_point(fence::merge([fence]), args.dst_point);
     }
     Ok(())

@@ -15,15 +15,15 @@ const NONE_FIRST: u32 = u32::MAX;
 pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
     let binary = Features::SYNCOBJ;
     let timeline = Features::SYNCOBJ_TIMELINE;
-    table
-        .with("SYNCOBJ_WAIT", drm::IOCTL_SYNCOBJ_WAIT, Permit::RENDER, with_feature(binary, wait))
-        .with("SYNCOBJ_TIMELINE_WAIT", drm::IOCTL_SYNCOBJ_TIMELINE_WAIT, Permit::RENDER, with_feature(timeline, timeline_wait))
+    table.with("SYNCOBJ_WAIT", drm::IOCTL_SYNCOBJ_WAIT, Permit::RENDER, with_feature(binary, wait)).with(
+        "SYNCOBJ_TIMELINE_WAIT",
+        drm::IOCTL_SYNCOBJ_TIMELINE_WAIT,
+        Permit::RENDER,
+        with_feature(timeline, timeline_wait),
+    )
 }
 
-fn wait<D: Driver>(
-    request: &mut Request<'_, '_, D>,
-    args: &mut drm::SyncobjWait,
-) -> Result<(), Error> {
+fn wait<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjWait) -> Result<(), Error> {
     let known = drm::SYNCOBJ_WAIT_ALL | drm::SYNCOBJ_WAIT_FOR_SUBMIT | drm::SYNCOBJ_WAIT_DEADLINE;
     only_bits("flags", args.flags, known)?;
     if args.count_handles == 0 {
@@ -31,11 +31,7 @@ fn wait<D: Driver>(
     }
     let syncobjs = read_handles(request, args.handles, args.count_handles)?;
     let points = vec![0; syncobjs.len()];
-    let how = How {
-        flags: args.flags,
-        timeout: args.timeout_nsec,
-        hint: args.deadline_nsec,
-    };
+    let how = How { flags: args.flags, timeout: args.timeout_nsec, hint: args.deadline_nsec };
     args.first_signaled = wait_for(request, &syncobjs, &points, how)?;
     Ok(())
 }
@@ -54,11 +50,7 @@ fn timeline_wait<D: Driver>(
     }
     let syncobjs = read_handles(request, args.handles, args.count_handles)?;
     let points = read_points(request, args.points, syncobjs.len())?;
-    let how = How {
-        flags: args.flags,
-        timeout: args.timeout_nsec,
-        hint: args.deadline_nsec,
-    };
+    let how = How { flags: args.flags, timeout: args.timeout_nsec, hint: args.deadline_nsec };
     args.first_signaled = wait_for(request, &syncobjs, &points, how)?;
     Ok(())
 }
@@ -77,27 +69,17 @@ fn wait_for<D: Driver>(
     points: &[u64],
     how: How,
 ) -> Result<u32, Error> {
-    if how.flags & drm::SYNCOBJ_WAIT_DEADLINE != 0 {
-        hint_deadline(syncobjs, points, how.hint);
-    }
     let all = how.flags & drm::SYNCOBJ_WAIT_ALL != 0;
     let flags = WaitFlags {
         all,
         for_submit: how.flags & drm::SYNCOBJ_WAIT_FOR_SUBMIT != 0,
         available: how.flags & drm::SYNCOBJ_WAIT_AVAILABLE != 0,
+        deadline: (how.flags & drm::SYNCOBJ_WAIT_DEADLINE != 0).then(|| Timestamp::from_nanos(how.hint)),
     };
     let plain = syncobjs.iter().map(|syncobj| Syncobj::clone(syncobj));
     let targets: Vec<(Syncobj, u64)> = plain.zip(points.iter().copied()).collect();
     let first = syncobj::wait(&targets, flags, deadline(how.timeout), request.call.interrupt())?;
     Ok(if all { NONE_FIRST } else { first as u32 })
-}
-
-fn hint_deadline(syncobjs: &[SyncobjRef], points: &[u64], hint: u64) {
-    for (syncobj, point) in syncobjs.iter().zip(points) {
-        if let Some(fence) = syncobj.find_fence(*point) {
-            fence.set_deadline(Timestamp::from_nanos(hint));
-        }
-    }
 }
 
 /// A client's absolute time: 0 and what is past, negative times included, only look.
