@@ -16,7 +16,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lapidary::fence::{self, Deadline, Fence};
+use lapidary::fence::{self, Deadline, Fence, Interrupt};
 use lapidary::resv::{Reservation, Usage};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
@@ -122,7 +122,7 @@ impl DmaBuf {
         writable: bool,
     ) -> Result<i32, Error> {
         let file = Arc::clone(self) as Arc<dyn File>;
-        Ok(call.install_memfd(file, &self.memory.fd, cloexec, writable)?)
+        Ok(call.install_dma_buf(&self.memory.fd, file, writable, cloexec)?)
     }
 
     fn reservation(&self) -> &Reservation {
@@ -131,14 +131,13 @@ impl DmaBuf {
 
     /// Before the CPU touches the bytes, what the GPU does with them must be done. Afterwards there is nothing to
     /// do: both see the same bytes.
-    fn sync(&self, call: &mut Call<'_>, args: uapi::Sync) -> Result<(), Error> {
+    fn sync(&self, args: uapi::Sync, interrupt: &Interrupt) -> Result<(), Error> {
         only_bits("flags", args.flags, uapi::SYNC_RW | uapi::SYNC_END)?;
         let usage = usage_to_wait_for(args.flags)?;
         if args.flags & uapi::SYNC_END != 0 {
             return Ok(());
         }
-        let interrupt = call.interrupt().clone();
-        Ok(self.reservation().wait(usage, Deadline::never(), &interrupt)?)
+        Ok(self.reservation().wait(usage, Deadline::never(), interrupt)?)
     }
 
     fn set_name(&self, call: &mut Call<'_>, address: u64) -> Result<(), Error> {
@@ -161,12 +160,12 @@ impl DmaBuf {
         let writes = u64::from(args.flags) & uapi::SYNC_WRITE != 0;
         let usage = if writes { Usage::Write } else { Usage::Read };
         let file = SyncFile::from_descriptor(call, args.fd, Errno::INVAL)?;
-        self.add_fences(file.fence(), usage, call)
+        self.add_fences(file.fence(), usage, call.interrupt())
     }
 
-    fn add_fences(&self, fence: &Fence, usage: Usage, call: &Call<'_>) -> Result<(), Error> {
+    fn add_fences(&self, fence: &Fence, usage: Usage, interrupt: &Interrupt) -> Result<(), Error> {
         let fences: Vec<Fence> = fence::unwrap(fence).collect();
-        let mut guard = self.reservation().lock_interruptible(call.interrupt())?;
+        let mut guard = self.reservation().lock_interruptible(interrupt)?;
         guard.reserve(fences.len())?;
         for fence in fences {
             guard.add_fence(fence, usage);
@@ -209,9 +208,9 @@ impl DmaBuf {
 
     fn run(&self, call: &mut Call<'_>, theirs: Command, bytes: &mut [u8]) -> Result<(), Error> {
         match theirs {
-            uapi::IOCTL_SYNC => self.sync(call, read_argument(theirs, theirs, bytes)),
+            uapi::IOCTL_SYNC => self.sync(read_argument(theirs, theirs, bytes), call.interrupt()),
             uapi::SET_NAME_A | uapi::SET_NAME_B => {
-                let address = call.argument();
+                let address = call.arg_value();
                 self.set_name(call, address)
             }
             uapi::IOCTL_EXPORT_SYNC_FILE => {

@@ -72,7 +72,7 @@ impl SyncFile {
     fn info(&self, call: &mut Call<'_>, args: &mut uapi::FileInfo) -> Result<(), Error> {
         must_be_zero("flags", args.flags)?;
         must_be_zero("padding", args.pad)?;
-        let fences: Vec<uapi::FenceInfo> = fence::unwrap(&self.fence).map(|f| describe(&f)).collect();
+        let fences = self.members();
         if args.num_fences == 0 {
             args.status = status(&self.fence);
         } else if (args.num_fences as usize) < fences.len() {
@@ -84,6 +84,11 @@ impl SyncFile {
         args.name = self.name.unwrap_or_else(|| name_after(&self.fence));
         args.num_fences = fences.len() as u32;
         Ok(())
+    }
+
+    /// The plain fences inside.
+    fn members(&self) -> Vec<uapi::FenceInfo> {
+        fence::unwrap(&self.fence).map(|fence| describe(&fence)).collect()
     }
 
     fn set_deadline(&self, args: uapi::SetDeadline) -> Result<(), Error> {

@@ -79,7 +79,7 @@ fn handle_to_fd<D: Driver>(
     let file = request.file;
     let kinds = file.device().kinds();
     if args.flags & drm::SYNCOBJ_FD_SYNC_FILE != 0 {
-        let fence = file.syncobjs().find_fence(request.call, args.handle, point, 0)?;
+        let fence = file.syncobjs().find_fence(args.handle, point, 0, request.call.interrupt())?;
         args.fd = SyncFile::new(fence, &kinds.sync_files).install(request.call)?;
         return Ok(());
     }

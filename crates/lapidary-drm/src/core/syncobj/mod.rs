@@ -18,7 +18,7 @@ mod wait;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use lapidary::fence::{Deadline, Fence};
+use lapidary::fence::{Deadline, Fence, Interrupt};
 use lapidary::gem::{Handle, HandleMap};
 use lapidary::syncobj::{Syncobj, SyncobjError};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use super::census::{Kind, Live};
 use super::driver::{Driver, Features};
 use super::error::{Error, only_bits};
 use super::ioctl::{IoctlTable, Request};
-use crate::transport::{Call, Errno};
+use crate::transport::Errno;
 use crate::uapi::drm;
 
 /// Most syncobjs in one command: what a kernel's largest allocation holds pointers for.
@@ -116,12 +116,18 @@ impl SyncobjTable {
     ///
     /// # Errors
     /// `ENOENT` without such a handle, `EINVAL` for other flags and without a fence, `ETIME`, `EINTR`.
-    pub fn find_fence(&self, call: &Call<'_>, handle: u32, point: u64, flags: u32) -> Result<Fence, Error> {
+    pub fn find_fence(
+        &self,
+        handle: u32,
+        point: u64,
+        flags: u32,
+        interrupt: &Interrupt,
+    ) -> Result<Fence, Error> {
         only_bits("flags", flags, drm::SYNCOBJ_WAIT_FOR_SUBMIT)?;
         let syncobj = self.get(handle)?;
         if flags & drm::SYNCOBJ_WAIT_FOR_SUBMIT != 0 {
             let deadline = Deadline::after(SUBMIT_TIMEOUT);
-            return Ok(syncobj.wait_fence(point, deadline, call.interrupt())?);
+            return Ok(syncobj.wait_fence(point, deadline, interrupt)?);
         }
         let fence = syncobj.find_fence(point);
         Ok(fence.ok_or(SyncobjError::NotSubmitted(point))?)

@@ -89,7 +89,7 @@ fn transfer<D: Driver>(
     must_be_zero("padding", args.pad)?;
     let table = request.file.syncobjs();
     let target = table.get(args.dst_handle)?;
-    let fence = table.find_fence(request.call, args.src_handle, args.src_point, args.flags)?;
+    let fence = table.find_fence(args.src_handle, args.src_point, args.flags, request.call.interrupt())?;
     if args.dst_point == 0 {
         target.replace_fence(Some(fence));
     } else {

@@ -1,6 +1,6 @@
 //! WAIT and TIMELINE_WAIT.
 
-use lapidary::fence::{Deadline, Timestamp};
+use lapidary::fence::{Deadline, Interrupt, Timestamp};
 use lapidary::syncobj::{self, Syncobj, WaitFlags};
 
 use super::{SyncobjRef, read_handles, read_points, with_feature};
@@ -32,7 +32,7 @@ fn wait<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjWait
     let syncobjs = read_handles(request, args.handles, args.count_handles)?;
     let points = vec![0; syncobjs.len()];
     let how = How { flags: args.flags, timeout: args.timeout_nsec, hint: args.deadline_nsec };
-    args.first_signaled = wait_for(request, &syncobjs, &points, how)?;
+    args.first_signaled = wait_for(&syncobjs, &points, how, request.call.interrupt())?;
     Ok(())
 }
 
@@ -51,7 +51,7 @@ fn timeline_wait<D: Driver>(
     let syncobjs = read_handles(request, args.handles, args.count_handles)?;
     let points = read_points(request, args.points, syncobjs.len())?;
     let how = How { flags: args.flags, timeout: args.timeout_nsec, hint: args.deadline_nsec };
-    args.first_signaled = wait_for(request, &syncobjs, &points, how)?;
+    args.first_signaled = wait_for(&syncobjs, &points, how, request.call.interrupt())?;
     Ok(())
 }
 
@@ -63,12 +63,7 @@ struct How {
     hint: u64,
 }
 
-fn wait_for<D: Driver>(
-    request: &Request<'_, '_, D>,
-    syncobjs: &[SyncobjRef],
-    points: &[u64],
-    how: How,
-) -> Result<u32, Error> {
+fn wait_for(syncobjs: &[SyncobjRef], points: &[u64], how: How, interrupt: &Interrupt) -> Result<u32, Error> {
     let all = how.flags & drm::SYNCOBJ_WAIT_ALL != 0;
     let flags = WaitFlags {
         all,
@@ -78,7 +73,7 @@ fn wait_for<D: Driver>(
     };
     let plain = syncobjs.iter().map(|syncobj| Syncobj::clone(syncobj));
     let targets: Vec<(Syncobj, u64)> = plain.zip(points.iter().copied()).collect();
-    let first = syncobj::wait(&targets, flags, deadline(how.timeout), request.call.interrupt())?;
+    let first = syncobj::wait(&targets, flags, deadline(how.timeout), interrupt)?;
     Ok(if all { NONE_FIRST } else { first as u32 })
 }
 
