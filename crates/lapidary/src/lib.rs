@@ -11,6 +11,7 @@
 //! | [`syncobj`] | containers of fences that programs name: binary and timeline |
 //! | [`resv`] | the fences of a buffer, behind a wound/wait lock |
 //! | [`exec`] | locking many reservations at once |
+//! | [`gpuvm`] | GPU address spaces: what is mapped where, and the steps by which that changes |
 //!
 //! The library knows no device, no file descriptor and no ioctl. Feature `std` (on by default) brings
 //! everything that needs threads and clocks; without it the pure data structures remain, on `core` and
@@ -24,6 +25,7 @@ pub mod exec;
 #[cfg(feature = "std")]
 pub mod fence;
 pub mod gem;
+pub mod gpuvm;
 #[cfg(feature = "std")]
 pub mod reaper;
 pub mod residency;

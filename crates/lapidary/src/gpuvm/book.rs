@@ -1,0 +1,591 @@
+//! The book of an address space: which mappings there are, and which of them belong to which object.
+//!
+//! A record per mapping hangs in two orders: by address in the [store](super::store), and in its object's list.
+//! The list runs through the records by index, so that it costs eight bytes a mapping, and a mapping refers to
+//! its object by the number of a slot: one reference to the `VmBo` is held per object, not per mapping.
+//!
+//! Every change is one [`replace`](Book::replace): what overlaps a range is cut to what is outside, and a new
+//! mapping or nothing takes the range. Room for it is made beforehand; the change itself can't fail.
+
+use std::collections::HashMap;
+
+use super::error::VmError;
+use super::mapping::{BackingRef, MappingRef};
+use super::steps::{Plan, Step};
+use super::store::{Chained, NONE};
+use super::store::{Entry, Place, Store, Walk};
+use super::va::VaRange;
+use super::vm_bo::{VmBo, VmBoInner};
+use super::{ObjectId, VmTypes};
+use crate::sync::Weak;
+
+/// Slot number of mappings that show nothing.
+const NULL: u32 = u32::MAX;
+/// Slot number of mappings that show the client's memory.
+const HOST: u32 = u32::MAX - 1;
+/// Objects one address space can know.
+const SLOTS: usize = HOST as usize;
+
+/// What is kept of a mapping beside its range. 32 bytes with a tag of four.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<G> {
+    start: u64,
+    /// Offset into the object or host address; 0 for null mappings.
+    offset: u64,
+    slot: u32,
+    /// The object's list; `next` is the arena's chain while the record is free.
+    prev: u32,
+    next: u32,
+    tag: G,
+}
+
+impl<G> Chained for Record<G> {
+    fn chain(&self) -> u32 {
+        self.next
+    }
+
+    fn set_chain(&mut self, next: u32) {
+        self.next = next;
+    }
+}
+
+/// What the address space keeps of an object it knows.
+struct Slot<T: VmTypes> {
+    /// Held while there are mappings, and after that until the slot has left `idle`.
+    held: Option<VmBo<T>>,
+    known: Weak<VmBoInner<T>>,
+    object: Option<ObjectId>,
+    /// The first of the object's mappings, and how many there are.
+    head: u32,
+    count: u32,
+    /// Where in `external` the slot is listed.
+    external_at: u32,
+    /// The next slot that is idle or free.
+    chain: u32,
+    idle: bool,
+}
+
+/// What a range meets: good until the next change.
+pub(super) struct Cut {
+    place: Place,
+    range: VaRange,
+    removed: usize,
+    /// Whether the first, and the last, of what is met reaches beyond the range.
+    prev: bool,
+    next: bool,
+}
+
+impl Cut {
+    /// How many more mappings there will be; at most 2.
+    fn growth(&self, mapped: bool) -> isize {
+        let new = usize::from(self.prev) + usize::from(self.next) + usize::from(mapped);
+        new as isize - self.removed as isize
+    }
+
+    pub(super) fn removed(&self) -> usize {
+        self.removed
+    }
+}
+
+/// See the module.
+pub(super) struct Book<T: VmTypes> {
+    store: Store<Record<T::Tag>>,
+    slots: Vec<Slot<T>>,
+    free_slots: u32,
+    /// Slots whose last mapping went and whose `VmBo` is still held.
+    idle: u32,
+    by_object: HashMap<ObjectId, u32>,
+    /// Mapped objects with a reservation of their own.
+    external: Vec<u32>,
+    limit: u32,
+}
+
+impl<T: VmTypes> Book<T> {
+    pub(super) fn new(limit: u32) -> Self {
+        Book {
+            store: Store::new(),
+            slots: Vec::new(),
+            free_slots: NONE,
+            idle: NONE,
+            by_object: HashMap::new(),
+            external: Vec::new(),
+            limit,
+        }
+    }
+
+    // ---- looking ----
+
+    pub(super) fn len(&self) -> usize {
+        self.store.tree.len()
+    }
+
+    /// Bytes of memory held for mappings and objects.
+    pub(super) fn bytes(&self) -> usize {
+        let objects = self.by_object.capacity() * (size_of::<(ObjectId, u32)>() + 1);
+        let slots =
+            self.slots.capacity() * size_of::<Slot<T>>() + self.external.capacity() * size_of::<u32>();
+        self.store.bytes() + slots + objects
+    }
+
+    /// The first mapping that ends behind `at`.
+    pub(super) fn first_behind(&self, at: u64) -> Option<MappingRef<'_, T>> {
+        self.store.tree.first_behind(at).map(|entry| self.mapping(entry))
+    }
+
+    /// The mappings in order, from the first that ends behind `at`.
+    pub(super) fn mappings_from(&self, at: u64) -> Mappings<'_, T> {
+        Mappings { book: self, walk: self.store.tree.walk_from(at) }
+    }
+
+    /// All mappings in order.
+    pub(super) fn mappings(&self) -> Mappings<'_, T> {
+        Mappings { book: self, walk: self.store.tree.walk() }
+    }
+
+    /// The mappings of an object, newest first.
+    pub(super) fn mappings_of(&self, vm_bo: &VmBo<T>) -> MappingsOf<'_, T> {
+        let next = self.slot_of(vm_bo).map_or(NONE, |slot| slot.head);
+        MappingsOf { book: self, next }
+    }
+
+    /// How many mappings an object has.
+    pub(super) fn count_of(&self, vm_bo: &VmBo<T>) -> usize {
+        self.slot_of(vm_bo).map_or(0, |slot| slot.count as usize)
+    }
+
+    fn slot_of(&self, vm_bo: &VmBo<T>) -> Option<&Slot<T>> {
+        let slot = self.slots.get(vm_bo.slot() as usize)?;
+        vm_bo.is(&slot.known).then_some(slot)
+    }
+
+    /// Mapped objects with a reservation of their own.
+    pub(super) fn external(&self) -> impl Iterator<Item = &VmBo<T>> {
+        self.external.iter().filter_map(|slot| self.slots[*slot as usize].held.as_ref())
+    }
+
+    fn mapping(&self, entry: Entry) -> MappingRef<'_, T> {
+        let record = self.store.records.get(entry.id);
+        let backing = match record.slot {
+            NULL => BackingRef::Null,
+            HOST => BackingRef::Host { addr: record.offset },
+            slot => {
+                let held = self.slots[slot as usize].held.as_ref();
+                let vm_bo = held.expect("a mapped object is held");
+                BackingRef::Object { vm_bo, offset: record.offset }
+            }
+        };
+        MappingRef { range: VaRange::from_raw(entry.start, entry.end), backing, tag: record.tag }
+    }
+
+    // ---- planning ----
+
+    /// Finds what `range` meets.
+    #[inline]
+    pub(super) fn cut(&self, range: VaRange) -> Cut {
+        let (start, end) = (range.start().raw(), range.end().raw());
+        let place = self.store.tree.place(start);
+        let mut cut = Cut { place, range, removed: 0, prev: false, next: false };
+        for entry in self.store.tree.walk_place(&place) {
+            if entry.start >= end {
+                break;
+            }
+            cut.removed += 1;
+            cut.prev |= entry.start < start;
+            cut.next |= entry.end > end;
+        }
+        cut
+    }
+
+    /// What the driver is shown of a cut.
+    pub(super) fn plan<'a>(&'a self, cut: &Cut, request: Option<MappingRef<'a, T>>) -> Plan<'a, T> {
+        let met = |at: usize| self.met(cut).nth(at);
+        let prev = if cut.prev { met(0) } else { None };
+        let next = if cut.next { met(cut.removed - 1) } else { None };
+        Plan {
+            range: cut.range,
+            map: request,
+            prev: prev.and_then(|whole| Some(whole.piece(whole.range.below(cut.range)?))),
+            next: next.and_then(|whole| Some(whole.piece(whole.range.above(cut.range)?))),
+            removed: cut.removed,
+        }
+    }
+
+    /// The steps of a cut, in order.
+    pub(super) fn steps<'a>(
+        &'a self,
+        cut: &Cut,
+        request: Option<MappingRef<'a, T>>,
+    ) -> impl Iterator<Item = Step<'a, T>> {
+        let range = cut.range;
+        let cuts = self.met(cut).map(move |mapping| Step::cut(mapping, range, request.as_ref()));
+        cuts.chain(request.map(Step::Map))
+    }
+
+    fn met(&self, cut: &Cut) -> impl Iterator<Item = MappingRef<'_, T>> {
+        self.store.tree.walk_place(&cut.place).take(cut.removed).map(|entry| self.mapping(entry))
+    }
+
+    /// Refuses a cut that would leave too many mappings.
+    #[inline]
+    pub(super) fn check_limit(&self, cut: &Cut, mapped: bool) -> Result<(), VmError> {
+        let after = self.len().saturating_add_signed(cut.growth(mapped));
+        if after > self.len() && after > self.limit as usize {
+            return Err(VmError::TooManyMappings { limit: self.limit });
+        }
+        Ok(())
+    }
+
+    /// Whether one change needs no memory.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        self.store.has_room()
+    }
+
+    /// Makes room for one change, and `more` mappings beside it.
+    pub(super) fn reserve(&mut self, more: usize) -> Result<(), VmError> {
+        // An object listed as external needs room in that list, which this makes at the same time.
+        if self.store.reserve(more) { Ok(()) } else { Err(VmError::OutOfMemory) }
+    }
+
+    // ---- changing ----
+
+    /// Cuts what the range of `cut` meets to what is outside and puts `request`, whose range it is, in its place.
+    ///
+    /// Room was made by [`reserve`](Self::reserve).
+    #[inline]
+    pub(super) fn replace(&mut self, cut: &Cut, request: Option<MappingRef<'_, T>>) {
+        let (start, end) = (cut.range.start().raw(), cut.range.end().raw());
+        let mut new = [Entry { start: 0, end: 0, id: NONE }; 3];
+        let mut count = 0;
+        let mut add = |entry| {
+            new[count] = entry;
+            count += 1;
+        };
+        let mut above = None;
+        let mut walk = self.store.tree.walk_place(&cut.place);
+        let mut lists = Lists {
+            records: &mut self.store.records,
+            slots: &mut self.slots,
+            idle: &mut self.idle,
+            external: &mut self.external,
+        };
+        for entry in walk.by_ref().take(cut.removed) {
+            let stays_below = entry.start < start;
+            if stays_below {
+                add(Entry { end: start, ..entry });
+            }
+            if entry.end > end {
+                let id = if stays_below { lists.duplicate(entry.id) } else { entry.id };
+                lists.advance(id, end);
+                above = Some(Entry { start: end, end: entry.end, id });
+            } else if !stays_below {
+                lists.remove(entry.id);
+            }
+        }
+        if let Some(request) = request {
+            add(Entry { start, end, id: lists.insert(start, request) });
+        }
+        if let Some(above) = above {
+            add(above);
+        }
+        self.store.tree.splice(&cut.place, cut.removed, &new[..count]);
+    }
+
+    /// [`cut`](Self::cut) and [`replace`](Self::replace) in one.
+    pub(super) fn replace_range(&mut self, range: VaRange, request: Option<MappingRef<'_, T>>) {
+        let cut = self.cut(range);
+        self.replace(&cut, request);
+    }
+
+    /// Removes all mappings of an object.
+    pub(super) fn remove_all_of(&mut self, vm_bo: &VmBo<T>) {
+        while let Some(range) = self.mappings_of(vm_bo).next().map(|mapping| mapping.range) {
+            self.replace_range(range, None);
+        }
+    }
+
+    // ---- objects ----
+
+    /// The tie to an object, if there is one.
+    pub(super) fn find(&self, object: ObjectId) -> Option<VmBo<T>> {
+        let slot = *self.by_object.get(&object)?;
+        VmBo::upgrade(&self.slots[slot as usize].known)
+    }
+
+    /// Makes a tie to an object that has none; `make` is given its slot.
+    pub(super) fn tie(
+        &mut self,
+        object: ObjectId,
+        make: impl FnOnce(u32) -> VmBo<T>,
+    ) -> Result<VmBo<T>, VmError> {
+        let no_memory = |_| VmError::OutOfMemory;
+        self.by_object.try_reserve(1).map_err(no_memory)?;
+        // Every slot may come to be listed as external, which must not fail then.
+        let slots = self.slots.len() + 1;
+        self.external.try_reserve(slots - self.external.len()).map_err(no_memory)?;
+        if self.free_slots == NONE {
+            if self.slots.len() >= SLOTS {
+                return Err(VmError::OutOfMemory);
+            }
+            self.slots.try_reserve(1).map_err(no_memory)?;
+            self.slots.push(Slot::free(NONE));
+            self.free_slots = self.slots.len() as u32 - 1;
+        }
+        let index = self.free_slots;
+        let vm_bo = make(index);
+        let slot = &mut self.slots[index as usize];
+        self.free_slots = slot.chain;
+        *slot = Slot { known: vm_bo.downgrade(), object: Some(object), ..Slot::free(NONE) };
+        self.by_object.insert(object, index);
+        Ok(vm_bo)
+    }
+
+    /// Forgets a tie that is gone.
+    pub(super) fn untie(&mut self, index: u32) {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        debug_assert!(slot.count == 0 && slot.held.is_none());
+        let Some(object) = slot.object.take() else { return };
+        *slot = Slot::free(self.free_slots);
+        self.free_slots = index;
+        // The same object may have been tied anew, in another slot, by the time this is noticed.
+        if self.by_object.get(&object) == Some(&index) {
+            self.by_object.remove(&object);
+        }
+    }
+
+    /// Lets go of objects without mappings. They are handed out, since dropping one may do more than the caller's
+    /// locks allow; `true` if there are more.
+    pub(super) fn take_idle(&mut self, out: &mut [Option<VmBo<T>>]) -> bool {
+        let mut taken = 0;
+        while self.idle != NONE {
+            if taken == out.len() {
+                return true;
+            }
+            let slot = &mut self.slots[self.idle as usize];
+            self.idle = slot.chain;
+            slot.idle = false;
+            if slot.count == 0 {
+                out[taken] = slot.held.take();
+                taken += 1;
+            }
+        }
+        false
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        self.idle != NONE
+    }
+
+    /// Gives all memory back if nothing is mapped.
+    pub(super) fn release_if_empty(&mut self) {
+        self.store.release_if_empty();
+    }
+
+    /// Checks every invariant; the error names the first that is broken.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        self.store.tree.check()?;
+        if self.store.records.live() != self.len() {
+            return Err("a record without a range");
+        }
+        let mut counts = vec![0u32; self.slots.len()];
+        for entry in self.store.tree.walk() {
+            let record = self.store.records.get(entry.id);
+            if record.start != entry.start {
+                return Err("a record's start is not its range's");
+            }
+            if record.slot < HOST {
+                counts[record.slot as usize] += 1;
+            }
+        }
+        for (slot, count) in self.slots.iter().zip(counts) {
+            self.check_slot(slot, count)?;
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, slot: &Slot<T>, count: u32) -> Result<(), &'static str> {
+        if slot.count != count {
+            return Err("an object's count is not the number of its mappings");
+        }
+        if slot.held.is_some() != (count > 0 || slot.idle) {
+            return Err("an object is held without a mapping, or the other way round");
+        }
+        let (mut at, mut before, mut listed) = (slot.head, NONE, 0);
+        while at != NONE {
+            let record = self.store.records.get(at);
+            if record.prev != before || listed == count {
+                return Err("an object's list is broken");
+            }
+            (before, at) = (at, record.next);
+            listed += 1;
+        }
+        if listed != count { Err("an object's list is short") } else { Ok(()) }
+    }
+}
+
+impl<T: VmTypes> Slot<T> {
+    fn free(chain: u32) -> Self {
+        Slot {
+            held: None,
+            known: Weak::new(),
+            object: None,
+            head: NONE,
+            count: 0,
+            external_at: NONE,
+            chain,
+            idle: false,
+        }
+    }
+}
+
+/// The records and the objects' lists, apart from the tree that is being read meanwhile.
+struct Lists<'a, T: VmTypes> {
+    records: &'a mut super::store::Arena<Record<T::Tag>>,
+    slots: &'a mut [Slot<T>],
+    idle: &'a mut u32,
+    external: &'a mut Vec<u32>,
+}
+
+impl<T: VmTypes> Lists<'_, T> {
+    /// A record for a new mapping.
+    #[inline]
+    fn insert(&mut self, start: u64, request: MappingRef<'_, T>) -> u32 {
+        let (slot, offset) = match request.backing {
+            BackingRef::Object { vm_bo, offset } => {
+                self.hold(vm_bo);
+                (vm_bo.slot(), offset)
+            }
+            BackingRef::Null => (NULL, 0),
+            BackingRef::Host { addr } => (HOST, addr),
+        };
+        let id = self.records.put(Record { start, offset, slot, prev: NONE, next: NONE, tag: request.tag });
+        self.link(id, slot);
+        id
+    }
+
+    /// A second record like `id`'s.
+    fn duplicate(&mut self, id: u32) -> u32 {
+        let record = *self.records.get(id);
+        let twin = self.records.put(Record { prev: NONE, next: NONE, ..record });
+        self.link(twin, record.slot);
+        twin
+    }
+
+    /// Lets a record begin at `start`.
+    fn advance(&mut self, id: u32, start: u64) {
+        let record = self.records.get_mut(id);
+        if record.slot != NULL {
+            record.offset += start - record.start;
+        }
+        record.start = start;
+    }
+
+    #[inline]
+    fn remove(&mut self, id: u32) {
+        self.unlink(id);
+        self.records.free(id);
+    }
+
+    /// Holds an object that gets its first mapping.
+    #[inline]
+    fn hold(&mut self, vm_bo: &VmBo<T>) {
+        let index = vm_bo.slot();
+        let slot = &mut self.slots[index as usize];
+        if slot.held.is_none() {
+            slot.held = Some(vm_bo.clone());
+        }
+        if slot.external_at == NONE && vm_bo.is_external() {
+            slot.external_at = self.external.len() as u32;
+            self.external.push(index);
+        }
+    }
+
+    #[inline]
+    fn link(&mut self, id: u32, slot: u32) {
+        if slot >= HOST {
+            return;
+        }
+        let slot = &mut self.slots[slot as usize];
+        let after = slot.head;
+        slot.head = id;
+        slot.count += 1;
+        self.records.get_mut(id).next = after;
+        if after != NONE {
+            self.records.get_mut(after).prev = id;
+        }
+    }
+
+    #[inline]
+    fn unlink(&mut self, id: u32) {
+        let Record { slot: index, prev, next, .. } = *self.records.get(id);
+        if index >= HOST {
+            return;
+        }
+        let slot = &mut self.slots[index as usize];
+        if prev == NONE {
+            slot.head = next;
+        } else {
+            self.records.get_mut(prev).next = next;
+        }
+        if next != NONE {
+            self.records.get_mut(next).prev = prev;
+        }
+        slot.count -= 1;
+        if slot.count == 0 {
+            self.let_go(index);
+        }
+    }
+
+    /// An object lost its last mapping: it is let go of once the change is over.
+    fn let_go(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if !slot.idle {
+            slot.idle = true;
+            slot.chain = *self.idle;
+            *self.idle = index;
+        }
+        let at = slot.external_at;
+        if at == NONE {
+            return;
+        }
+        slot.external_at = NONE;
+        self.external.swap_remove(at as usize);
+        if let Some(moved) = self.external.get(at as usize) {
+            self.slots[*moved as usize].external_at = at;
+        }
+    }
+}
+
+/// Mappings in order of address.
+pub(super) struct Mappings<'a, T: VmTypes> {
+    book: &'a Book<T>,
+    walk: Walk<'a>,
+}
+
+impl<'a, T: VmTypes> Iterator for Mappings<'a, T> {
+    type Item = MappingRef<'a, T>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.walk.next().map(|entry| self.book.mapping(entry))
+    }
+}
+
+/// The mappings of one object.
+pub(super) struct MappingsOf<'a, T: VmTypes> {
+    book: &'a Book<T>,
+    next: u32,
+}
+
+impl<'a, T: VmTypes> Iterator for MappingsOf<'a, T> {
+    type Item = MappingRef<'a, T>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next == NONE {
+            return None;
+        }
+        let record = self.book.store.records.get(self.next);
+        self.next = record.next;
+        self.book.first_behind(record.start)
+    }
+}

@@ -1,0 +1,502 @@
+//! The address space itself: who may change it, who may read it, how it ends.
+//!
+//! # Locks
+//!
+//! | lock | held | under it |
+//! | --- | --- | --- |
+//! | the right to change ([`GpuVm::lock`], shared: [`GpuVm::lock_shared`]) | for a whole request or submission; may sleep | reservations, the driver's locks, and the two below |
+//! | the book | for one look-up, one change, or the steps of one immediate request | nothing of ours |
+//! | evicted, untied | for one push or take | nothing |
+//!
+//! Changes need the right to change, exclusively; a submission takes it shared, so that what it validated stays
+//! mapped until its fence is in place. Reading needs neither: [`GpuVm::read`] works anywhere, also under
+//! reservations and in the device's fault path.
+//!
+//! # Ends
+//!
+//! [`GpuVm::close`] takes down what is mapped and returns when that is done. An address space whose last handle
+//! goes without it is closed by the reaper; the drop itself only queues that.
+
+use std::fmt;
+
+use super::batch::Batch;
+use super::book::Book;
+use super::error::VmError;
+use super::mapping::{BackingRef, MappingRef};
+use super::read::VmRead;
+use super::steps::{Plan, Step, Steps};
+use super::submission::Locked;
+use super::va::{Va, VaRange};
+use super::vm_bo::{VmBo, VmBoInner};
+use super::{MapRequest, VmTypes};
+use crate::reaper::Reaper;
+use crate::resv::Reservation;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+/// How many objects are let go of per locking of the book.
+const LET_GO: usize = 16;
+
+/// What an address space covers and how much may be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmConfig {
+    /// The addresses there are.
+    pub range: VaRange,
+    /// A part that no request may touch: the kernel's own.
+    pub kernel: Option<VaRange>,
+    /// Most mappings at one time.
+    pub limit: u32,
+}
+
+impl VmConfig {
+    /// Mappings an address space may have unless told otherwise.
+    pub const DEFAULT_LIMIT: u32 = 1 << 30;
+
+    /// The addresses below `1 << bits`, nothing reserved, the default limit. More than 63 bits count as 63.
+    pub const fn bits(bits: u32) -> VmConfig {
+        let bits = if bits > 63 { 63 } else { bits };
+        VmConfig { range: VaRange::from_raw(0, 1 << bits), kernel: None, limit: Self::DEFAULT_LIMIT }
+    }
+}
+
+/// Whether an address space can still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Open,
+    Closed,
+}
+
+/// A GPU address space. Cheap to clone; the last handle may be dropped anywhere. See the module.
+pub struct GpuVm<T: VmTypes> {
+    /// Taken out by the drop alone.
+    inner: Option<Arc<VmInner<T>>>,
+}
+
+/// What the handles share.
+pub(super) struct VmInner<T: VmTypes> {
+    change: RwLock<Life>,
+    pub(super) book: RwLock<Book<T>>,
+    evicted: Mutex<Vec<Weak<VmBoInner<T>>>>,
+    untied: Mutex<Vec<u32>>,
+    /// Whether `untied` has something: looked at before every change.
+    has_untied: AtomicBool,
+    config: VmConfig,
+    reservation: Reservation,
+    space: T::Space,
+    reaper: Reaper,
+}
+
+impl<T: VmTypes> GpuVm<T> {
+    /// An address space with nothing in it.
+    ///
+    /// `reservation` is what objects may share to be local to it; `space` is the driver's part, which
+    /// [`VmTypes::teardown`] is given at the end; `reaper` runs that end if nobody closes the address space.
+    pub fn new(config: VmConfig, reservation: Reservation, space: T::Space, reaper: &Reaper) -> GpuVm<T> {
+        let config = VmConfig { limit: config.limit.min(VmConfig::DEFAULT_LIMIT), ..config };
+        GpuVm::from_arc(Arc::new(VmInner {
+            change: RwLock::new(Life::Open),
+            book: RwLock::new(Book::new(config.limit)),
+            evicted: Mutex::new(Vec::new()),
+            untied: Mutex::new(Vec::new()),
+            has_untied: AtomicBool::new(false),
+            config,
+            reservation,
+            space,
+            reaper: reaper.clone(),
+        }))
+    }
+
+    pub(super) fn from_arc(inner: Arc<VmInner<T>>) -> GpuVm<T> {
+        GpuVm { inner: Some(inner) }
+    }
+
+    #[inline]
+    pub(super) fn inner(&self) -> &Arc<VmInner<T>> {
+        self.inner.as_ref().expect("only the drop takes it out")
+    }
+
+    /// What the address space covers.
+    pub fn config(&self) -> &VmConfig {
+        &self.inner().config
+    }
+
+    /// The reservation of the address space and its local objects. It may outlive the address space.
+    pub fn reservation(&self) -> &Reservation {
+        &self.inner().reservation
+    }
+
+    /// The driver's part.
+    pub fn space(&self) -> &T::Space {
+        &self.inner().space
+    }
+
+    /// Whether both are handles to the same address space.
+    pub fn ptr_eq(&self, other: &GpuVm<T>) -> bool {
+        Arc::ptr_eq(self.inner(), other.inner())
+    }
+
+    /// Takes the right to change the address space. Sleeps while others have it, or a submission is on its way.
+    ///
+    /// # Errors
+    /// [`VmError::Closed`].
+    pub fn lock(&self) -> Result<VmGuard<'_, T>, VmError> {
+        let vm = self.inner();
+        let life = vm.change.write();
+        match *life {
+            Life::Open => Ok(VmGuard { vm, _life: life }),
+            Life::Closed => Err(VmError::Closed),
+        }
+    }
+
+    /// Keeps others from changing the address space, for a submission.
+    ///
+    /// # Errors
+    /// [`VmError::Closed`].
+    pub fn lock_shared(&self) -> Result<VmSharedGuard<'_, T>, VmError> {
+        let vm = self.inner();
+        let life = vm.change.read();
+        match *life {
+            Life::Open => Ok(VmSharedGuard { vm, _life: life }),
+            Life::Closed => Err(VmError::Closed),
+        }
+    }
+
+    /// Looks at the mappings as they are at this moment. Works in any context, steps included; changes wait while
+    /// the result is held.
+    pub fn read(&self) -> VmRead<'_, T> {
+        VmRead::new(self.inner())
+    }
+
+    /// The tie between this address space and `object`, made if there is none.
+    ///
+    /// Takes the book's lock, so it can't be called from within [`Steps`] or with a [`VmRead`] held.
+    ///
+    /// # Errors
+    /// [`VmError::OutOfMemory`].
+    pub fn obtain(&self, object: &T::Object) -> Result<VmBo<T>, VmError> {
+        let vm = self.inner();
+        let id = T::id(object);
+        if let Some(found) = vm.book.read().find(id) {
+            return Ok(found);
+        }
+        let object = object.clone();
+        let external = T::reservation(&object).is_some_and(|resv| !resv.ptr_eq(&vm.reservation));
+        let mut book = vm.book.write();
+        // Somebody may have been faster. The handles of both go after the book's lock.
+        if let Some(found) = book.find(id) {
+            drop(book);
+            return Ok(found);
+        }
+        vm.clear_untied(&mut book);
+        book.tie(id, |slot| VmBo::new(object, Arc::downgrade(vm), slot, external))
+    }
+
+    /// The tie between this address space and `object`, if there is one.
+    pub fn find(&self, object: &T::Object) -> Option<VmBo<T>> {
+        self.inner().book.read().find(T::id(object))
+    }
+
+    /// Ends the address space: takes down everything that is mapped, lets the driver clean its page tables and
+    /// invalidate, and lets go of the objects. When it returns, that is done. Other handles then find the
+    /// address space [closed](VmError::Closed); closing twice does nothing.
+    ///
+    /// Sleeps for the right to change; must not be called with it held.
+    pub fn close(&self) {
+        self.inner().close();
+    }
+}
+
+impl<T: VmTypes> Clone for GpuVm<T> {
+    fn clone(&self) -> Self {
+        GpuVm { inner: self.inner.clone() }
+    }
+}
+
+impl<T: VmTypes> Drop for GpuVm<T> {
+    fn drop(&mut self) {
+        // Of racing drops exactly one gets the contents.
+        if let Some(vm) = self.inner.take().and_then(Arc::into_inner) {
+            let reaper = vm.reaper.clone();
+            reaper.queue(Box::new(move || vm.close()));
+        }
+    }
+}
+
+impl<T: VmTypes> fmt::Debug for GpuVm<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GpuVm").field("config", self.config()).finish_non_exhaustive()
+    }
+}
+
+impl<T: VmTypes> VmInner<T> {
+    fn close(&self) {
+        let mut life = self.change.write();
+        if *life == Life::Closed {
+            return;
+        }
+        *life = Life::Closed;
+        let mut steps = T::teardown(&self.space);
+        {
+            let book = self.book.read_recursive();
+            for mapping in book.mappings() {
+                steps.step(Step::Unmap { mapping, keep: false });
+            }
+            steps.flush();
+        }
+        drop(steps);
+        // Only now, with entries and translations gone, may the objects go, and not under the book's lock.
+        let book = std::mem::replace(&mut *self.book.write(), Book::new(0));
+        drop(book);
+        let evicted = std::mem::take(&mut *self.evicted.lock());
+        drop(evicted);
+    }
+
+    pub(super) fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    pub(super) fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+
+    /// Refuses a range that no request may touch.
+    #[inline]
+    pub(super) fn check_range(&self, range: VaRange) -> Result<(), VmError> {
+        if !self.config.range.covers(range) {
+            return Err(VmError::OutsideSpace { range, space: self.config.range });
+        }
+        match self.config.kernel {
+            Some(reserved) if reserved.overlaps(range) => Err(VmError::KernelReserved { range, reserved }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a request that is wrong in itself.
+    #[inline]
+    pub(super) fn check_request(&self, request: &MapRequest<'_, T>) -> Result<(), VmError> {
+        self.check_range(request.range)?;
+        let len = request.range.len();
+        let offset = match request.backing {
+            BackingRef::Null => return Ok(()),
+            BackingRef::Host { addr } => addr,
+            BackingRef::Object { vm_bo, offset } => {
+                self.check_vm_bo(vm_bo)?;
+                offset
+            }
+        };
+        if offset.checked_add(len).is_none() {
+            return Err(VmError::OffsetOverflow { offset, len });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn check_vm_bo(&self, vm_bo: &VmBo<T>) -> Result<(), VmError> {
+        if vm_bo.belongs_to(self) { Ok(()) } else { Err(VmError::ForeignVmBo) }
+    }
+
+    /// Lets go of objects that lost their last mapping, outside the book's lock.
+    #[inline]
+    pub(super) fn let_go(&self, mut more: bool) {
+        while more {
+            let mut idle = [const { None }; LET_GO];
+            more = self.book.write().take_idle(&mut idle);
+        }
+    }
+
+    pub(super) fn note_evicted(&self, vm_bo: Weak<VmBoInner<T>>) {
+        self.evicted.lock().push(vm_bo);
+    }
+
+    /// Takes one object off the evicted list.
+    pub(super) fn next_evicted(&self) -> Option<VmBo<T>> {
+        loop {
+            // The lock ends with the statement, before the tie can be dropped.
+            let weak = self.evicted.lock().pop()?;
+            if let Some(vm_bo) = VmBo::upgrade(&weak).filter(VmBo::is_evicted) {
+                return Some(vm_bo);
+            }
+        }
+    }
+
+    pub(super) fn has_evicted(&self) -> bool {
+        !self.evicted.lock().is_empty()
+    }
+
+    /// A tie is gone; its slot can be used again. Called by its drop, anywhere.
+    pub(super) fn note_untied(&self, slot: u32) {
+        let mut untied = self.untied.lock();
+        untied.push(slot);
+        self.has_untied.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn clear_untied(&self, book: &mut Book<T>) {
+        if !self.has_untied.load(Ordering::Acquire) {
+            return;
+        }
+        let slots = {
+            let mut untied = self.untied.lock();
+            self.has_untied.store(false, Ordering::Release);
+            std::mem::take(&mut *untied)
+        };
+        for slot in slots {
+            book.untie(slot);
+        }
+    }
+}
+
+/// The right to change an address space. There is one at a time.
+pub struct VmGuard<'a, T: VmTypes> {
+    pub(super) vm: &'a Arc<VmInner<T>>,
+    _life: RwLockWriteGuard<'a, Life>,
+}
+
+impl<'a, T: VmTypes> VmGuard<'a, T> {
+    /// Maps what `request` asks for, over whatever is there: see the pictures in [the folder's head](super).
+    ///
+    /// # Errors
+    /// A request that leaves the space, touches the kernel's part, overflows, exceeds the limit, names a `VmBo`
+    /// of another address space, or finds no memory; and whatever [`Steps::reserve`] fails with. Nothing has
+    /// changed then.
+    #[inline]
+    pub fn map<S: Steps<T>>(&mut self, request: &MapRequest<'_, T>, steps: &mut S) -> Result<(), S::Error> {
+        self.vm.check_request(request)?;
+        self.change(request.range, Some(*request), steps)
+    }
+
+    /// Unmaps whatever is in `range`; what reaches beyond it is cut, what is not mapped is no error.
+    ///
+    /// # Errors
+    /// As with [`map`](Self::map).
+    pub fn unmap<S: Steps<T>>(&mut self, range: VaRange, steps: &mut S) -> Result<(), S::Error> {
+        self.vm.check_range(range)?;
+        self.change(range, None, steps)
+    }
+
+    /// Unmaps all mappings of an object. One `flush` follows all steps; the object is let go of after it.
+    ///
+    /// # Errors
+    /// [`VmError::ForeignVmBo`], and whatever [`Steps::reserve`] fails with.
+    pub fn unmap_object<S: Steps<T>>(&mut self, vm_bo: &VmBo<T>, steps: &mut S) -> Result<(), S::Error> {
+        self.vm.check_vm_bo(vm_bo)?;
+        {
+            let book = self.vm.book.read();
+            let count = book.count_of(vm_bo);
+            if count == 0 {
+                return Ok(());
+            }
+            steps.reserve(&Plan {
+                range: self.vm.config.range,
+                map: None,
+                prev: None,
+                next: None,
+                removed: count,
+            })?;
+            for mapping in book.mappings_of(vm_bo) {
+                steps.step(Step::Unmap { mapping, keep: false });
+            }
+            steps.flush();
+        }
+        let more = {
+            let mut book = self.vm.book.write();
+            book.remove_all_of(vm_bo);
+            book.has_idle()
+        };
+        self.vm.let_go(more);
+        Ok(())
+    }
+
+    /// Starts a batch of changes that take effect together or not at all, and whose page-table work can be done
+    /// later.
+    pub fn batch(&mut self) -> Batch<'_, 'a, T> {
+        Batch::new(self)
+    }
+
+    /// Looks at the mappings.
+    pub fn read(&self) -> VmRead<'_, T> {
+        VmRead::new(self.vm)
+    }
+
+    /// The submission side: reservations and validation. See [`Locked`].
+    pub fn locked(&self) -> Locked<'_, T> {
+        Locked::new(self.vm)
+    }
+
+    /// The lowest `len` bytes within `within` that are free and aligned to `align`, a power of two, outside the
+    /// kernel's part. Goes through the mappings in order.
+    pub fn find_empty(&self, len: u64, align: u64, within: VaRange) -> Option<Va> {
+        self.read().find_empty(len, align, within)
+    }
+
+    #[inline]
+    fn change<S: Steps<T>>(
+        &mut self,
+        range: VaRange,
+        request: Option<MappingRef<'_, T>>,
+        steps: &mut S,
+    ) -> Result<(), S::Error> {
+        let vm = self.vm;
+        let cut = {
+            let mut book = vm.book.read();
+            if !book.has_room() {
+                drop(book);
+                vm.book.write().reserve(0)?;
+                book = vm.book.read();
+            }
+            // Nobody else can change the mappings before the change below, so the cut stays good.
+            let cut = book.cut(range);
+            book.check_limit(&cut, request.is_some())?;
+            if cut.removed() == 0 && request.is_none() {
+                return Ok(());
+            }
+            steps.reserve(&book.plan(&cut, request))?;
+            for step in book.steps(&cut, request) {
+                steps.step(step);
+            }
+            steps.flush();
+            cut
+        };
+        let more = {
+            let mut book = vm.book.write();
+            vm.clear_untied(&mut book);
+            book.replace(&cut, request);
+            if request.is_none() {
+                book.release_if_empty();
+            }
+            book.has_idle()
+        };
+        vm.let_go(more);
+        Ok(())
+    }
+}
+
+impl<T: VmTypes> fmt::Debug for VmGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmGuard").field("mappings", &self.read().len()).finish_non_exhaustive()
+    }
+}
+
+/// Keeps an address space from being changed. Any number at a time.
+pub struct VmSharedGuard<'a, T: VmTypes> {
+    vm: &'a Arc<VmInner<T>>,
+    _life: RwLockReadGuard<'a, Life>,
+}
+
+impl<T: VmTypes> VmSharedGuard<'_, T> {
+    /// Looks at the mappings.
+    pub fn read(&self) -> VmRead<'_, T> {
+        VmRead::new(self.vm)
+    }
+
+    /// The submission side: reservations and validation. See [`Locked`].
+    pub fn locked(&self) -> Locked<'_, T> {
+        Locked::new(self.vm)
+    }
+}
+
+impl<T: VmTypes> fmt::Debug for VmSharedGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmSharedGuard").field("mappings", &self.read().len()).finish_non_exhaustive()
+    }
+}
