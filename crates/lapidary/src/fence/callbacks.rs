@@ -40,12 +40,13 @@ pub(super) type DeadlineHook = Arc<dyn Fn(Timestamp) + Send + Sync>;
 /// The callbacks of a fence that has not signalled, behind the fence's lock.
 ///
 /// # Invariants
-/// `rest` is sorted by id and is empty unless `first` was filled before it. `keep` is set only on a container, and
-/// only while there are callbacks.
+/// `rest` is sorted by id; what was removed from it leaves a hole until half of it is holes. `keep` is set only on a
+/// container, and only while there are callbacks.
 pub(super) struct Callbacks {
     // Most fences have one callback: it needs no list.
     first: Option<(CallbackId, Action)>,
-    rest: Vec<(CallbackId, Action)>,
+    rest: Vec<(CallbackId, Option<Action>)>,
+    holes: usize,
     next: u64,
     /// Whether the container follows its members by itself.
     armed: bool,
@@ -69,12 +70,19 @@ pub(super) struct Released {
 /// Callbacks in the order they were added.
 pub(super) struct Actions {
     first: Option<(CallbackId, Action)>,
-    rest: Vec<(CallbackId, Action)>,
+    rest: Vec<(CallbackId, Option<Action>)>,
+}
+
+impl Actions {
+    fn into_iter(self) -> impl Iterator<Item = Action> {
+        let first = self.first.map(|(_, action)| action);
+        first.into_iter().chain(self.rest.into_iter().filter_map(|(_, action)| action))
+    }
 }
 
 impl Callbacks {
     pub(super) const fn new() -> Self {
-        Self { first: None, rest: Vec::new(), next: 0, armed: false, keep: None, deadline: None }
+        Self { first: None, rest: Vec::new(), holes: 0, next: 0, armed: false, keep: None, deadline: None }
     }
 
     pub(super) fn add(&mut self, action: Action) -> CallbackId {
@@ -83,7 +91,7 @@ impl Callbacks {
         if self.first.is_none() && self.rest.is_empty() {
             self.first = Some((id, action));
         } else {
-            self.rest.push((id, action));
+            self.rest.push((id, Some(action)));
         }
         id
     }
@@ -93,11 +101,21 @@ impl Callbacks {
         let action = if self.first.as_ref().is_some_and(|(first, _)| *first == id) {
             self.first.take().map(|(_, action)| action)
         } else {
-            let place = self.rest.binary_search_by_key(&id.0, |(id, _)| id.0);
-            place.ok().map(|place| self.rest.remove(place).1)
+            self.remove_from_rest(id)
         };
         let keep = if self.first.is_none() && self.rest.is_empty() { self.keep.take() } else { None };
         (action, keep)
+    }
+
+    fn remove_from_rest(&mut self, id: CallbackId) -> Option<Action> {
+        let place = self.rest.binary_search_by_key(&id.0, |(id, _)| id.0).ok()?;
+        let action = self.rest[place].1.take()?;
+        self.holes += 1;
+        if self.holes * 2 >= self.rest.len() {
+            self.rest.retain(|(_, action)| action.is_some());
+            self.holes = 0;
+        }
+        Some(action)
     }
 
     /// Empties the list because the fence has signalled; `None` if there is nothing to do or drop.
@@ -161,8 +179,7 @@ thread_local! {
 
 /// Has the actions of a signalled fence run: now, or after the callback that this is called from.
 pub(super) fn post_actions(fence: &Arc<Inner>, actions: Actions) {
-    let actions = actions.first.into_iter().chain(actions.rest);
-    post(actions.map(|(_, action)| Job::Run(Fence(fence.clone()), action)));
+    post(actions.into_iter().map(|action| Job::Run(Fence(fence.clone()), action)));
 }
 
 /// Has a container register with its members: now, or after the callback that this is called from.

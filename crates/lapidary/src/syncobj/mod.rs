@@ -192,8 +192,8 @@ impl Syncobj {
     /// binary view; then the fence replaces what is there.
     ///
     /// # Errors
-    /// [`SyncobjError::NotSubmitted`] if the source has no such fence; see [`transfer_when_submitted`]
-    /// (Self::transfer_when_submitted).
+    /// [`SyncobjError::NotSubmitted`] if the source has no such fence; to wait for one instead there is
+    /// [`transfer_when_submitted`](Self::transfer_when_submitted).
     pub fn transfer(&self, point: u64, source: &Syncobj, source_point: u64) -> Result<(), SyncobjError> {
         let fence = source.find_fence(source_point).ok_or(SyncobjError::NotSubmitted(source_point))?;
         self.put(point, fence);
