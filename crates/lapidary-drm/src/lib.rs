@@ -2,8 +2,10 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
+//! | [`transport`] | client processes, their descriptors, and the channels their calls come through |
 //! | [`uapi`] | structures and numbers that clients and drivers agree on, as plain data |
 //!
 //! See each module's head for its vocabulary, locks and lifetimes.
 
+pub mod transport;
 pub mod uapi;

@@ -1,0 +1,147 @@
+//! The one thread that waits for what comes unasked: connections, control messages, hang-ups, deaths.
+//!
+//! It never runs a driver's code and never blocks but in `epoll_wait`.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lapidary_protocol::channel::Identity;
+use rustix::event::{Timespec, epoll};
+use rustix::net::{SocketFlags, accept_with};
+
+use super::connection::Connection;
+use super::releaser::Ended;
+use super::{Errno, Shared};
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A client connects.
+    Listener,
+    /// Somebody wants the loop to end.
+    Stop,
+    /// Memfds were closed.
+    Memfds,
+    /// A connection has a message or ended.
+    Control(u64),
+    /// A connection's process ended.
+    Death(u64),
+    /// A file's socket hung up; by its cookie.
+    File(u64),
+}
+
+const TAG_SHIFT: u32 = 56;
+
+impl Token {
+    pub(super) fn data(self) -> epoll::EventData {
+        let (tag, value) = match self {
+            Self::Listener => (1, 0),
+            Self::Stop => (2, 0),
+            Self::Memfds => (3, 0),
+            Self::Control(id) => (4, id),
+            Self::Death(id) => (5, id),
+            Self::File(cookie) => (6, cookie),
+        };
+        epoll::EventData::new_u64(tag << TAG_SHIFT | value)
+    }
+
+    fn from_data(data: epoll::EventData) -> Option<Self> {
+        let value = data.u64() & ((1 << TAG_SHIFT) - 1);
+        Some(match data.u64() >> TAG_SHIFT {
+            1 => Self::Listener,
+            2 => Self::Stop,
+            3 => Self::Memfds,
+            4 => Self::Control(value),
+            5 => Self::Death(value),
+            6 => Self::File(value),
+            _ => return None,
+        })
+    }
+}
+
+/// Runs until told to stop.
+pub(super) fn run(shared: &Arc<Shared>, listener: &OwnedFd) {
+    let mut next_look: Option<Instant> = None;
+    loop {
+        let timeout = next_look.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        for token in wait(shared, timeout.as_ref()) {
+            match token {
+                Token::Stop => return,
+                Token::Listener => accept(shared, listener),
+                Token::Control(id) => control(shared, id),
+                Token::Death(id) => shared.disconnect(id),
+                Token::File(_) | Token::Memfds => end_of(shared, token),
+            }
+        }
+        let (releases, next) = shared.memfds().look_again();
+        for release in releases {
+            shared.releaser().push(Ended::File(release));
+        }
+        next_look = next;
+    }
+}
+
+/// Takes in the ends of files that have happened already, from any thread, without waiting.
+pub(super) fn take_ends(shared: &Arc<Shared>) {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Each end is taken off the list; other events stay on it for the loop. A bound keeps a busy server's callers going.
+    for _ in 0..64 {
+        let tokens = wait(shared, Some(&now));
+        let ends = tokens.iter().filter(|token| matches!(token, Token::File(_) | Token::Memfds));
+        if ends.map(|token| end_of(shared, *token)).count() == 0 {
+            return;
+        }
+    }
+}
+
+fn wait(shared: &Shared, timeout: Option<&Timespec>) -> Vec<Token> {
+    let mut space = [MaybeUninit::<epoll::Event>::uninit(); 64];
+    match epoll::wait(shared.epoll(), &mut space, timeout) {
+        Ok((events, _)) => events.iter().filter_map(|event| Token::from_data(event.data)).collect(),
+        Err(Errno::INTR) => Vec::new(),
+        Err(error) => {
+            tracing::error!(%error, "waiting for events failed");
+            Vec::new()
+        }
+    }
+}
+
+fn end_of(shared: &Arc<Shared>, token: Token) {
+    match token {
+        Token::File(cookie) => {
+            let Some(entry) = shared.registry().find(Identity::Socket(cookie)) else { return };
+            shared.registry().unwatch(&entry);
+            if let Some(release) = entry.close() {
+                shared.releaser().push(Ended::File(release));
+            }
+        }
+        Token::Memfds => {
+            for release in shared.memfds().take_events() {
+                shared.releaser().push(Ended::File(release));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &OwnedFd) {
+    while let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        if let Err(error) = Connection::accept(shared, socket) {
+            tracing::warn!(%error, "a client could not be accepted");
+        }
+    }
+}
+
+fn control(shared: &Arc<Shared>, id: u64) {
+    let Some(connection) = shared.connection(id) else { return };
+    if let Err(error) = connection.take_messages(shared) {
+        tracing::debug!(id, %error, "a client disconnects");
+        shared.disconnect(id);
+    }
+}
+
+fn timespec(duration: std::time::Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+}
