@@ -86,33 +86,43 @@ pub(super) fn run(
     mut on_result: impl FnMut(&Finished),
 ) -> Result<PathBuf> {
     let (path, mut log) = open_log(program, device.gpu)?;
+    run_rounds(chosen, limits, |names| command(program, names, device), &mut log, &mut on_result)?;
+    Ok(path)
+}
+
+/// Runs the commands that `command` makes for what is left, until nothing is.
+fn run_rounds(
+    chosen: &[String],
+    limits: Limits,
+    command: impl Fn(&[String]) -> Result<Command>,
+    log: &mut impl Write,
+    on_result: &mut impl FnMut(&Finished),
+) -> Result<()> {
     let deadline = Instant::now() + limits.total;
     let mut left: Vec<String> = chosen.to_vec();
     while !left.is_empty() {
         let total = deadline.saturating_duration_since(Instant::now());
         let round = Limits { total, step: limits.step };
         let batch = first_that_fit(&left);
-        let (done, ended) = run_round(program, batch, device, round, &mut log, &mut on_result)?;
+        let (done, ended) = run_round(command(batch)?, batch, round, log, on_result)?;
         let before = left.len();
         left.retain(|name| !done.contains(name));
         if left.len() == before || ended == Ended::TooLong {
-            give_up(&left, ended, &mut on_result);
+            give_up(&left, ended, on_result);
             break;
         }
     }
-    Ok(path)
+    Ok(())
 }
 
 /// One run of the program. Returns the subtests that have a result now.
 fn run_round(
-    program: &str,
+    mut command: Command,
     names: &[String],
-    device: &Device,
     limits: Limits,
-    log: &mut File,
+    log: &mut impl Write,
     on_result: &mut impl FnMut(&Finished),
 ) -> Result<(BTreeSet<String>, Ended)> {
-    let mut command = command(program, names, device)?;
     writeln!(log, "$ {command:?}")?;
     let mut parser = Parser::default();
     let mut done = BTreeSet::new();
@@ -203,4 +213,62 @@ fn open_log(program: &str, gpu: Gpu) -> Result<(PathBuf, File)> {
     let path = dir.join(format!("{program}.log"));
     let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
     Ok((path, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a script in which `$1` is the list of subtests to run, and gives what became of each.
+    fn outcomes(script: &str, names: &[&str], limits: Limits) -> Vec<(String, Outcome)> {
+        let chosen: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let command = |names: &[String]| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script, "sh"]).arg(names.join(","));
+            Ok(command)
+        };
+        let mut seen = Vec::new();
+        let mut on_result = |finished: &Finished| seen.push((finished.name.clone(), finished.outcome));
+        run_rounds(&chosen, limits, command, &mut Vec::new(), &mut on_result).unwrap();
+        seen
+    }
+
+    fn expected(results: &[(&str, Outcome)]) -> Vec<(String, Outcome)> {
+        results.iter().map(|&(name, outcome)| (name.to_owned(), outcome)).collect()
+    }
+
+    /// Runs subtests in order; `b` does what it is told.
+    fn program(b: &str) -> String {
+        format!(
+            "IFS=,; for name in $1; do echo \"Starting subtest: $name\"; [ $name = b ] && {b}; \
+             echo \"Subtest $name: SUCCESS (0.0s)\"; done"
+        )
+    }
+
+    const AMPLE: Limits = Limits { total: Duration::from_secs(60), step: Duration::from_secs(60) };
+
+    #[test]
+    fn what_comes_after_a_crash_still_runs() {
+        let found = outcomes(&program("kill -SEGV $$"), &["a", "b", "c"], AMPLE);
+        assert_eq!(found, expected(&[("a", Outcome::Pass), ("b", Outcome::Crash), ("c", Outcome::Pass)]));
+    }
+
+    #[test]
+    fn what_comes_after_a_hang_still_runs() {
+        let limits = Limits { step: Duration::from_millis(500), ..AMPLE };
+        let found = outcomes(&program("exec sleep 1000"), &["a", "b", "c"], limits);
+        assert_eq!(found, expected(&[("a", Outcome::Pass), ("b", Outcome::Timeout), ("c", Outcome::Pass)]));
+    }
+
+    #[test]
+    fn a_program_that_reports_nothing_loses_all_its_subtests() {
+        let found = outcomes("exit 1", &["a", "b"], AMPLE);
+        assert_eq!(found, expected(&[("a", Outcome::Crash), ("b", Outcome::Crash)]));
+    }
+
+    #[test]
+    fn a_program_without_subtests_that_crashes_has_crashed() {
+        let found = outcomes("kill -SEGV $$", &[WHOLE_PROGRAM], AMPLE);
+        assert_eq!(found, expected(&[(WHOLE_PROGRAM, Outcome::Crash)]));
+    }
 }
