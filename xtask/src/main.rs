@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `clients` | unpacks the real clients (Mesa, IGT) below `target/clients`, without root | [`clients`] |
 //! | `igt` | runs IGT's test programs on the virtual device and judges them by `tests/igt/*.list` | [`igt`] |
-//! | `test` | everything that must hold before a change is accepted, phase by phase | [`test`] |
+//! | `test` | everything that must hold before a change is accepted, phase by phase | [`test`](mod@test) |
 //!
 //! The tasks only drive other programs: nothing here knows how the device works.
 

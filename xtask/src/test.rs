@@ -174,7 +174,7 @@ fn documentation() -> Result<Checks> {
     for packages in [["--package", "lapidary-cli"].as_slice(), &["--workspace", "--exclude", "lapidary-cli"]]
     {
         let mut command = cargo(&["doc", "--quiet", "--no-deps", "--document-private-items"]);
-        command.args(packages).env("RUSTDOCFLAGS", "-D warnings");
+        command.args(packages).env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
         run_shown(&mut command, CARGO_LIMIT, |_| {})?;
     }
     Ok(Checks::ONE_PASSED)
