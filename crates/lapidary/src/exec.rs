@@ -107,8 +107,7 @@ impl Exec {
     ) -> Result<Self, ExecError> {
         let mut exec = Self::begin(duplicates, interrupt);
         loop {
-            let mut reservations = reservations.clone().into_iter();
-            match reservations.try_for_each(|resv| exec.lock(resv)) {
+            match exec.lock_each(reservations.clone()) {
                 Ok(()) => return Ok(exec.ended()),
                 Err(ExecError::Contended) => exec.back_off()?,
                 Err(error) => return Err(error),
@@ -141,6 +140,17 @@ impl Exec {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    #[track_caller]
+    fn lock_each<'r>(
+        &mut self,
+        reservations: impl IntoIterator<Item = &'r Reservation>,
+    ) -> Result<(), ExecError> {
+        for resv in reservations {
+            self.lock(resv)?;
+        }
+        Ok(())
     }
 
     fn begin(duplicates: Duplicates, interrupt: &Interrupt) -> Self {
@@ -213,8 +223,9 @@ impl Exec {
         if resv.is_held_by(self.ticket) {
             return self.meet_again(resv).is_ok();
         }
-        let guard = resv.try_lock_with(self.ticket);
-        guard.map(|guard| self.keep(guard)).is_some()
+        let Some(guard) = resv.try_lock_with(self.ticket) else { return false };
+        self.keep(guard);
+        true
     }
 
     /// Unlocks a reservation before the others: a victim that has been dealt with, say. Does nothing to one that is not

@@ -48,10 +48,10 @@ pub fn wait_any(fences: &[Fence], deadline: Deadline, interrupt: &Interrupt) -> 
 #[track_caller]
 pub fn wait_all(fences: &[Fence], deadline: Deadline, interrupt: &Interrupt) -> Result<(), WaitError> {
     // One after the other: the last to signal decides, and each is asked once.
-    let mut waiting = fences.iter();
-    let Some(first) = waiting.next() else { return Ok(()) };
-    first.wait(deadline, interrupt)?;
-    waiting.try_for_each(|fence| fence.wait(deadline, interrupt))
+    for fence in fences {
+        fence.wait(deadline, interrupt)?;
+    }
+    Ok(())
 }
 
 #[track_caller]

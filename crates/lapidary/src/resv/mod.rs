@@ -133,7 +133,8 @@ impl Reservation {
     /// Locks the reservation if nobody holds it. Allowed everywhere, whatever else is held.
     #[track_caller]
     pub fn try_lock(&self) -> Option<ResvGuard<'_>> {
-        self.0.lock.try_lock(Ticket::NONE).then(|| ResvGuard::locked(self))
+        // No closure: the caller's place goes into the guard.
+        if self.0.lock.try_lock(Ticket::NONE) { Some(ResvGuard::locked(self)) } else { None }
     }
 
     /// Whether somebody holds the lock at this moment.
@@ -197,7 +198,7 @@ impl Reservation {
     /// Takes the lock if it is free.
     #[track_caller]
     pub(crate) fn try_lock_with(&self, ticket: Ticket) -> Option<ResvGuard<'static>> {
-        self.0.lock.try_lock(ticket).then(|| ResvGuard::locked_by(self.clone(), ticket))
+        if self.0.lock.try_lock(ticket) { Some(ResvGuard::locked_by(self.clone(), ticket)) } else { None }
     }
 
     pub(crate) fn is_held_by(&self, ticket: Ticket) -> bool {
