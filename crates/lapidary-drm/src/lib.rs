@@ -2,10 +2,12 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
+//! | [`core`](crate::core) | what every DRM driver shares: files, handles, syncobjs, buffer sharing, ioctl entry |
 //! | [`transport`] | client processes, their descriptors, and the channels their calls come through |
 //! | [`uapi`] | structures and numbers that clients and drivers agree on, as plain data |
 //!
 //! See each module's head for its vocabulary, locks and lifetimes.
 
+pub mod core;
 pub mod transport;
 pub mod uapi;

@@ -116,10 +116,11 @@ impl<D: Driver> DrmDevice<D> {
         self.files().iter().map(|file| file.record()).collect()
     }
 
-    /// Whether that process may do what takes privileges. The device belongs to the user who started it, and
-    /// nobody else can reach it: so he is its administrator.
-    pub(super) fn trusts(&self, _process: &Process) -> bool {
-        true
+    /// Whether that process may do what takes privileges: it is root's, or of the user who started the device, whose
+    /// it is.
+    pub(super) fn trusts(&self, process: &Process) -> bool {
+        let uid = process.uid();
+        uid == 0 || uid == rustix::process::geteuid().as_raw()
     }
 
     pub(super) fn kinds(&self) -> &Kinds {

@@ -8,7 +8,7 @@ const BASE: u8 = b'b';
 /// The client reads through its mapping; in fence matters: waits for writers.
 pub const SYNC_READ: u64 = 1 << 0;
 /// The client writes through its mapping; in fence matters: waits for readers and writers.
-pub const SYNC_WRITE: u64 = 2 << 0;
+pub const SYNC_WRITE: u64 = 1 << 1;
 /// Both of the above.
 pub const SYNC_RW: u64 = SYNC_READ | SYNC_WRITE;
 /// Ends a bracket of CPU accesses; without it one begins.
