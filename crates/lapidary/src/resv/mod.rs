@@ -157,7 +157,8 @@ impl Reservation {
         self.0.list.lock().is_idle(usage)
     }
 
-    /// Waits until the fences that are there now, of `usage` and the usages before it, have signalled.
+    /// Waits until the fences that are there now, of `usage` and the usages before it, have signalled. Those added
+    /// meanwhile do not count. With a deadline that polls this is [`is_idle`](Self::is_idle).
     ///
     /// # Errors
     /// [`WaitError`] when the deadline passes or the interrupt is raised first.
@@ -166,9 +167,11 @@ impl Reservation {
     /// In debug builds, in a [signalling section](crate::fence::signalling()), unless the deadline is a poll.
     #[track_caller]
     pub fn wait(&self, usage: Usage, deadline: Deadline, interrupt: &Interrupt) -> Result<(), WaitError> {
-        if !deadline.is_poll() {
-            fence::assert_may_block("reservation wait");
+        if deadline.is_poll() {
+            // Not by a copy: its fences could all have signalled while newer ones are pending.
+            return if self.is_idle(usage) { Ok(()) } else { Err(WaitError::TimedOut) };
         }
+        fence::assert_may_block("reservation wait");
         fence::wait_all(&self.fences(usage), deadline, interrupt)
     }
 
