@@ -130,6 +130,12 @@ impl Callbacks {
         })
     }
 
+    /// How many callbacks would run if the fence signalled now.
+    #[cfg(test)]
+    pub(super) fn pending_count(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len() - self.holes
+    }
+
     /// Keeps the container alive while it has callbacks.
     pub(super) fn keep_alive(&mut self, fence: &Fence) {
         if self.keep.is_none() {
