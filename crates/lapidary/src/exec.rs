@@ -251,6 +251,12 @@ impl Exec {
         resv.is_held_by(self.ticket)
     }
 
+    /// Whether a reservation is locked only because it was waited for after backing off: the closure has not come to it
+    /// yet, and may lock it even where duplicates are refused.
+    pub fn is_prelocked(&self, resv: &Reservation) -> bool {
+        self.prelocked.as_ref().is_some_and(|prelocked| prelocked.ptr_eq(resv))
+    }
+
     /// All guards, in the order of locking.
     pub fn guards(&mut self) -> impl Iterator<Item = &mut ResvGuard<'static>> {
         self.guards.iter_mut().flatten()

@@ -8,6 +8,7 @@
 //! | [`fence`] | one-shot completion events, their containers, waiting |
 //! | [`reaper`] | a thread that lets go of what can't be let go where it is dropped |
 //! | [`gem`] | buffer objects and the handles that name them |
+//! | [`residency`] | memory regions, their allocators, eviction |
 //! | [`syncobj`] | containers of fences that programs name: binary and timeline |
 //! | [`resv`] | the fences of a buffer, behind a wound/wait lock |
 //! | [`exec`] | locking many reservations at once |
