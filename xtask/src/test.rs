@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::clients::{self, Freshness};
 use crate::igt::{self, Device};
@@ -210,7 +210,9 @@ fn harness_result(line: &str) -> Option<Checks> {
 fn embedded_workload() -> Result<Checks> {
     let mut command = Command::new(workspace::release_program("lapidary"));
     command.arg("run");
-    run_shown(&mut command, CLIENT_LIMIT, |_| {})?;
+    let mut reported = false;
+    run_shown(&mut command, CLIENT_LIMIT, |line| reported |= !line.is_empty())?;
+    ensure!(reported, "the workload ended without its report");
     Ok(Checks::ONE_PASSED)
 }
 
