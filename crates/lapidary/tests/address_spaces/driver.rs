@@ -1,0 +1,277 @@
+//! A small driver for tests of address spaces: page tables that are a map from page to entry, and a log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lapidary::gpuvm::{
+    BackingRef, GpuVm, MapRequest, MappingRef, ObjectId, Plan, Step, Steps, Va, VaRange, VmBo, VmBoList,
+    VmConfig, VmError, VmTypes,
+};
+use lapidary::reaper::Reaper;
+use lapidary::resv::Reservation;
+use lapidary::sync::Mutex;
+
+/// Bytes per page of the model.
+pub(crate) const PAGE: u64 = 0x1000;
+
+/// The driver under test.
+pub(crate) struct Model;
+
+/// A buffer object.
+pub(crate) struct Buffer {
+    id: usize,
+    reservation: Reservation,
+    vm_bos: VmBoList<Model>,
+}
+
+pub(crate) type Object = Arc<Buffer>;
+
+/// A buffer with the given reservation.
+pub(crate) fn buffer(reservation: &Reservation) -> Object {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed) as usize;
+    Arc::new(Buffer { id, reservation: reservation.clone(), vm_bos: VmBoList::new() })
+}
+
+impl Buffer {
+    pub(crate) fn id(&self) -> usize {
+        self.id
+    }
+
+    pub(crate) fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+
+    pub(crate) fn vm_bos(&self) -> &VmBoList<Model> {
+        &self.vm_bos
+    }
+}
+
+/// What a page-table entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shows {
+    Object { id: usize, offset: u64 },
+    Null,
+    Host { addr: u64 },
+}
+
+pub(crate) type Entry = (Shows, u32);
+
+/// What `mapping` shows at `va`.
+pub(crate) fn entry(mapping: &MappingRef<'_, Model>, va: u64) -> Entry {
+    let into = va - mapping.range.start().raw();
+    let shows = match mapping.backing {
+        BackingRef::Object { vm_bo, offset } => {
+            Shows::Object { id: vm_bo.object_id().0, offset: offset + into }
+        }
+        BackingRef::Null => Shows::Null,
+        BackingRef::Host { addr } => Shows::Host { addr: addr + into },
+    };
+    (shows, mapping.tag)
+}
+
+pub(crate) fn pages(range: VaRange) -> impl Iterator<Item = u64> {
+    (range.start().raw()..range.end().raw()).step_by(PAGE as usize)
+}
+
+/// Page tables.
+#[derive(Default)]
+pub(crate) struct PageTables {
+    pub(crate) entries: BTreeMap<u64, Entry>,
+    /// What was done, in words.
+    pub(crate) log: Vec<String>,
+    /// Steps since the last flush.
+    pub(crate) unflushed: usize,
+    pub(crate) flushes: usize,
+    /// The next `reserve` fails.
+    pub(crate) refuse: bool,
+    /// Objects to look at while flushing: their reference counts then.
+    pub(crate) watched: Vec<Object>,
+    pub(crate) seen: Vec<usize>,
+    pub(crate) torn_down_by: Option<std::thread::ThreadId>,
+}
+
+impl PageTables {
+    /// Carries a step out as a driver does that trusts `keep`: entries it names stay, and `Map` only adds what is
+    /// missing. If an entry that stayed were wrong, or one that had to go stayed, the model would show it.
+    pub(crate) fn carry_out(&mut self, step: &Step<'_, Model>) {
+        self.log.push(format!("{step:?}"));
+        self.unflushed += 1;
+        match step {
+            Step::Map(mapping) => {
+                for page in pages(mapping.range) {
+                    self.entries.entry(page).or_insert(entry(mapping, page));
+                }
+            }
+            Step::Unmap { .. } | Step::Remap { .. } => {
+                for page in pages(step.affected()) {
+                    if step.keep() {
+                        assert!(self.entries.contains_key(&page), "{step:?} keeps what is not there");
+                    } else {
+                        assert!(self.entries.remove(&page).is_some(), "{step:?} of what is not there");
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.unflushed = 0;
+        self.flushes += 1;
+        self.seen = self.watched.iter().map(Arc::strong_count).collect();
+    }
+}
+
+/// The driver's part of an address space.
+#[derive(Default)]
+pub(crate) struct Space(pub(crate) Mutex<PageTables>);
+
+/// Errors of the driver.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DriverError {
+    Vm(VmError),
+    NoPageTable,
+}
+
+impl From<VmError> for DriverError {
+    fn from(error: VmError) -> Self {
+        DriverError::Vm(error)
+    }
+}
+
+/// The driver at work.
+pub(crate) struct Worker<'a>(pub(crate) &'a Space);
+
+impl Steps<Model> for Worker<'_> {
+    type Error = DriverError;
+
+    fn reserve(&mut self, plan: &Plan<'_, Model>) -> Result<(), DriverError> {
+        let prev_ends = plan.prev.is_none_or(|prev| prev.range.end() == plan.range.start());
+        let next_starts = plan.next.is_none_or(|next| next.range.start() == plan.range.end());
+        assert!(prev_ends && next_starts, "the ends touch the request");
+        let mut tables = self.0.0.lock();
+        if std::mem::take(&mut tables.refuse) {
+            return Err(DriverError::NoPageTable);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: Step<'_, Model>) {
+        self.0.0.lock().carry_out(&step);
+    }
+
+    fn flush(&mut self) {
+        self.0.0.lock().flush();
+    }
+}
+
+/// Takes page tables down, noting who does.
+pub(crate) struct TearDown<'a>(&'a Space);
+
+impl Steps<Model> for TearDown<'_> {
+    type Error = VmError;
+
+    fn step(&mut self, step: Step<'_, Model>) {
+        self.0.0.lock().carry_out(&step);
+    }
+
+    fn flush(&mut self) {
+        let mut tables = self.0.0.lock();
+        tables.flush();
+        tables.torn_down_by = Some(std::thread::current().id());
+    }
+}
+
+impl VmTypes for Model {
+    type Object = Object;
+    type Tag = u32;
+    type Space = Arc<Space>;
+
+    fn id(object: &Object) -> ObjectId {
+        ObjectId(object.id)
+    }
+
+    fn reservation(object: &Object) -> Option<&Reservation> {
+        Some(&object.reservation)
+    }
+
+    fn vm_bos(object: &Object) -> Option<&VmBoList<Model>> {
+        Some(&object.vm_bos)
+    }
+
+    fn teardown(space: &Arc<Space>) -> impl Steps<Self> {
+        TearDown(space)
+    }
+}
+
+/// An address space, its page tables, and the reaper that ends it.
+pub(crate) struct Fixture {
+    pub(crate) vm: GpuVm<Model>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) reaper: Reaper,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        Fixture::with(VmConfig::bits(47))
+    }
+
+    pub(crate) fn with(config: VmConfig) -> Fixture {
+        let reaper = Reaper::new();
+        let space = Arc::new(Space::default());
+        let vm = GpuVm::new(config, Reservation::new(), space.clone(), &reaper);
+        Fixture { vm, space, reaper }
+    }
+
+    /// A buffer that shares the address space's reservation.
+    pub(crate) fn local(&self) -> Object {
+        buffer(self.vm.reservation())
+    }
+
+    pub(crate) fn map(&self, first: u64, pages: u64, object: &Object) -> Result<(), DriverError> {
+        let vm_bo = self.vm.obtain(object)?;
+        self.map_at(first, pages, &vm_bo, 0)
+    }
+
+    pub(crate) fn map_at(
+        &self,
+        first: u64,
+        pages: u64,
+        vm_bo: &VmBo<Model>,
+        page: u64,
+    ) -> Result<(), DriverError> {
+        let request = MapRequest::object(range(first, pages), vm_bo, page * PAGE, 0);
+        self.vm.lock()?.map(&request, &mut Worker(&self.space))
+    }
+
+    pub(crate) fn unmap(&self, first: u64, pages: u64) -> Result<(), DriverError> {
+        self.vm.lock()?.unmap(range(first, pages), &mut Worker(&self.space))
+    }
+
+    /// The steps since the last call, in words, with addresses.
+    pub(crate) fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.space.0.lock().log)
+    }
+
+    /// The mapped ranges in pages: (first, length, first page of the backing).
+    pub(crate) fn mapped(&self) -> Vec<(u64, u64, u64)> {
+        let read = self.vm.read();
+        read.check().unwrap();
+        read.iter()
+            .map(|mapping| {
+                let offset = match mapping.backing {
+                    BackingRef::Object { offset, .. } => offset,
+                    BackingRef::Null => 0,
+                    BackingRef::Host { addr } => addr,
+                };
+                (mapping.start().raw() / PAGE, mapping.range.len() / PAGE, offset / PAGE)
+            })
+            .collect()
+    }
+}
+
+/// `pages` pages from page `first` on.
+pub(crate) fn range(first: u64, pages: u64) -> VaRange {
+    VaRange::new(Va::new(first * PAGE), pages * PAGE).unwrap()
+}

@@ -1,0 +1,7 @@
+//! GPU address spaces: the rules they must keep, by number; the steps requests turn into; and random requests against
+//! a model that knows nothing but pages.
+
+mod driver;
+mod model;
+mod rules;
+mod steps;
