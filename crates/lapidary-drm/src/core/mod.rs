@@ -43,6 +43,8 @@ mod offsets;
 mod prime;
 mod sync_file;
 mod syncobj;
+#[cfg(test)]
+mod tests;
 
 pub use buffer::{Buffer, BufferId};
 pub use census::Census;

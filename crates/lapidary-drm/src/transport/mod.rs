@@ -34,6 +34,8 @@ mod releaser;
 mod serve;
 mod service;
 mod shared;
+#[cfg(test)]
+pub(crate) mod testing;
 mod wire;
 
 use std::ffi::OsString;
