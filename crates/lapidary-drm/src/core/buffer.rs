@@ -129,11 +129,16 @@ impl<D: Driver> Buffer<D> {
         if let Some(original) = &self.imported {
             return Ok(Arc::clone(original));
         }
+        if let Some(existing) = self.sharing.lock().dma_buf.upgrade() {
+            return Ok(existing);
+        }
+        let memory = self.object.memory()?;
         let mut sharing = self.sharing.lock();
+        // Another thread may have shared it since we looked.
         if let Some(existing) = sharing.dma_buf.upgrade() {
             return Ok(existing);
         }
-        let fresh = DmaBuf::export(self)?;
+        let fresh = DmaBuf::export(self, memory);
         sharing.dma_buf = Arc::downgrade(&fresh);
         Ok(fresh)
     }

@@ -11,6 +11,8 @@ pub struct ClientRecord {
     pub client: u64,
     /// The process that opened it.
     pub pid: u32,
+    /// That process's command name.
+    pub process: String,
     /// The node it was opened through.
     pub node: NodeName,
     /// The name the client gave itself.

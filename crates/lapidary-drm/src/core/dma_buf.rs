@@ -63,21 +63,18 @@ impl<D: Driver> Shared for Buffer<D> {
 }
 
 impl DmaBuf {
-    /// Shares a buffer, which must not be shared already.
-    ///
-    /// # Errors
-    /// When the buffer has no memory.
-    pub(super) fn export<D: Driver>(buffer: &Arc<Buffer<D>>) -> Result<Arc<Self>, Error> {
+    /// Shares a buffer, which must not be shared already, and whose bytes are `memory`.
+    pub(super) fn export<D: Driver>(buffer: &Arc<Buffer<D>>, memory: Memory) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let kinds = buffer.device().kinds();
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             id: DmaBufId(NEXT.fetch_add(1, Ordering::Relaxed)),
-            memory: buffer.object().memory()?,
+            memory,
             buffer: Arc::clone(buffer) as Arc<dyn Shared>,
             name: Mutex::default(),
             sync_files: kinds.sync_files.clone(),
             _live: kinds.dma_bufs.enter(),
-        }))
+        })
     }
 
     /// The dma-buf behind a client's descriptor.

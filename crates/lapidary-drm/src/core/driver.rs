@@ -1,7 +1,7 @@
 //! What a driver gives to the core: its name and commands, its buffers, and what to do when a file comes and goes.
 //!
 //! The core calls a driver with none of its own locks held, so a driver may call back into the file or device
-//! from anywhere.
+//! from anywhere; [`Object::size`] alone is asked for under a lock, and takes none.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -138,6 +138,7 @@ impl<D: Driver> DrmFile<D> {
         ClientRecord {
             client: self.id().0,
             pid: self.process().pid(),
+            process: self.process().name().to_owned(),
             node: self.node().into(),
             name: self.name.lock().clone(),
             ioctls: self.ioctls.load(Ordering::Relaxed),
