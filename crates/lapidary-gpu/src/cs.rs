@@ -32,6 +32,8 @@ pub mod mi;
 pub mod regs;
 pub mod streamer;
 #[cfg(test)]
+pub(crate) mod test_bus;
+#[cfg(test)]
 mod tests;
 
 pub use error::CsError;

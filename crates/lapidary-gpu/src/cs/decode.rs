@@ -142,7 +142,8 @@ fn decode_pipeline(header: u32, class: EngineClass) -> Decoded {
     let video = matches!(class, EngineClass::VideoDecode | EngineClass::VideoEnhance);
     let opcode = header >> 16;
     let dwords = match (subtype, opcode) {
-        (1, _) => 1,
+        // Single dwords, vertex fetch statistics among them.
+        (1, _) | (_, 0x780b) => 1,
         // Stream-out declarations and binding table edits.
         (_, 0x7917 | 0x7843..=0x7847) => low_bits(header, 9) + 2,
         (2, _) if video => low_bits(header, 12) + 2,
