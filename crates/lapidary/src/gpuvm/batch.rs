@@ -55,7 +55,7 @@ impl<'g, 'a, T: VmTypes> Batch<'g, 'a, T> {
         let mut book = self.guard.vm.book.write();
         let count = book.count_of(vm_bo);
         self.list.reserve(count)?;
-        book.reserve(self.list.removed() + count)?;
+        self.guard.vm.reserve(&mut book, self.list.removed() + count)?;
         for mapping in book.mappings_of(vm_bo) {
             self.list.push(Step::Unmap { mapping, keep: false });
         }
@@ -70,7 +70,7 @@ impl<'g, 'a, T: VmTypes> Batch<'g, 'a, T> {
         let cut = book.cut(range);
         book.check_limit(&cut, request.is_some())?;
         self.list.reserve(cut.removed() + 1)?;
-        book.reserve(self.list.removed() + cut.removed())?;
+        vm.reserve(&mut book, self.list.removed() + cut.removed())?;
         for step in book.steps(&cut, request) {
             self.list.push(step);
         }
@@ -109,7 +109,7 @@ impl<T: VmTypes> Drop for Batch<'_, '_, T> {
                     }
                 }
             }
-            book.release_if_empty();
+            self.guard.vm.release_if_empty(&mut book);
             book.has_idle()
         };
         self.guard.vm.let_go(more);

@@ -76,10 +76,9 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// How many more mappings there will be; at most 2.
-    fn growth(&self, mapped: bool) -> isize {
-        let new = usize::from(self.prev) + usize::from(self.next) + usize::from(mapped);
-        new as isize - self.removed as isize
+    /// How many mappings there will be in place of the removed ones.
+    fn left(&self, mapped: bool) -> usize {
+        usize::from(self.prev) + usize::from(self.next) + usize::from(mapped)
     }
 
     pub(super) fn removed(&self) -> usize {
@@ -98,6 +97,8 @@ pub(super) struct Book<T: VmTypes> {
     /// Mapped objects with a reservation of their own.
     external: Vec<u32>,
     limit: u32,
+    /// Bytes that somebody was charged for the store's memory.
+    charged: usize,
 }
 
 impl<T: VmTypes> Book<T> {
@@ -110,6 +111,7 @@ impl<T: VmTypes> Book<T> {
             by_object: HashMap::new(),
             external: Vec::new(),
             limit,
+            charged: 0,
         }
     }
 
@@ -228,23 +230,34 @@ impl<T: VmTypes> Book<T> {
     /// Refuses a cut that would leave too many mappings.
     #[inline]
     pub(super) fn check_limit(&self, cut: &Cut, mapped: bool) -> Result<(), VmError> {
-        let after = self.len().saturating_add_signed(cut.growth(mapped));
-        if after > self.len() && after > self.limit as usize {
+        let left = cut.left(mapped);
+        if left > cut.removed && self.len() - cut.removed + left > self.limit as usize {
             return Err(VmError::TooManyMappings { limit: self.limit });
         }
         Ok(())
     }
 
-    /// Whether one change needs no memory.
+    /// Whether a change needs no memory. What only takes away seldom does.
     #[inline]
-    pub(super) fn has_room(&self) -> bool {
-        self.store.has_room()
+    pub(super) fn has_room(&self, cut: &Cut, mapped: bool) -> bool {
+        self.store.has_room(&cut.place, cut.removed, cut.left(mapped))
     }
 
-    /// Makes room for one change, and `more` mappings beside it.
-    pub(super) fn reserve(&mut self, more: usize) -> Result<(), VmError> {
-        // An object listed as external needs room in that list, which this makes at the same time.
+    /// Makes room for one change, and `more` mappings beside it. `charge` is asked first for the bytes it takes, and
+    /// they are on [`charged`](Self::charged) from then on.
+    pub(super) fn reserve(&mut self, more: usize, charge: impl FnOnce(usize) -> bool) -> Result<(), VmError> {
+        let bytes = self.store.growth_bytes(more);
+        if bytes > 0 && !charge(bytes) {
+            return Err(VmError::OutOfMemory);
+        }
+        // What a failure leaves charged is credited with the rest, when the memory goes.
+        self.charged += bytes;
         if self.store.reserve(more) { Ok(()) } else { Err(VmError::OutOfMemory) }
+    }
+
+    /// The bytes charged for memory that is given back; 0 while any is held.
+    fn take_charged(&mut self) -> usize {
+        if self.store.bytes() == 0 { std::mem::take(&mut self.charged) } else { 0 }
     }
 
     // ---- changing ----
@@ -376,9 +389,16 @@ impl<T: VmTypes> Book<T> {
         self.idle != NONE
     }
 
-    /// Gives all memory back if nothing is mapped.
-    pub(super) fn release_if_empty(&mut self) {
+    /// Gives the memory back if nothing is mapped; returns the bytes to credit for it.
+    #[must_use]
+    pub(super) fn release_if_empty(&mut self) -> usize {
         self.store.release_if_empty();
+        self.take_charged()
+    }
+
+    /// The bytes to credit for a book that is thrown away.
+    pub(super) fn charged(&self) -> usize {
+        self.charged
     }
 
     /// Checks every invariant; the error names the first that is broken.

@@ -175,4 +175,18 @@ pub trait VmTypes: Sized + 'static {
     /// for each and one [`flush`](Steps::flush), even if there was none. [`Steps::reserve`] is not called. Runs
     /// on the thread that closes the address space, or on the reaper's.
     fn teardown(space: &Self::Space) -> impl Steps<Self>;
+
+    /// Charges the address space's owner for `bytes` more of memory for its mappings' records. `false`: too much, the
+    /// request fails with [`VmError::OutOfMemory`]. Called with the book's lock held; what is charged for objects
+    /// themselves is not in it.
+    fn charge(space: &Self::Space, bytes: usize) -> bool {
+        let _ = (space, bytes);
+        true
+    }
+
+    /// Takes back so much of what was [charged](Self::charge): when nothing is mapped any more, at the latest when the
+    /// address space ends.
+    fn credit(space: &Self::Space, bytes: usize) {
+        let _ = (space, bytes);
+    }
 }

@@ -246,6 +246,7 @@ impl<T: VmTypes> VmInner<T> {
         drop(steps);
         // Only now, with entries and translations gone, may the objects go, and not under the book's lock.
         let book = std::mem::replace(&mut *self.book.write(), Book::new(0));
+        T::credit(&self.space, book.charged());
         drop(book);
         let evicted = std::mem::take(&mut *self.evicted.lock());
         drop(evicted);
@@ -293,6 +294,20 @@ impl<T: VmTypes> VmInner<T> {
     #[inline]
     pub(super) fn check_vm_bo(&self, vm_bo: &VmBo<T>) -> Result<(), VmError> {
         if vm_bo.belongs_to(self) { Ok(()) } else { Err(VmError::ForeignVmBo) }
+    }
+
+    /// Makes room for one change, and `more` mappings beside it, at the expense of the address space's owner.
+    pub(super) fn reserve(&self, book: &mut Book<T>, more: usize) -> Result<(), VmError> {
+        book.reserve(more, |bytes| T::charge(&self.space, bytes))
+    }
+
+    /// Gives the records' memory back if nothing is mapped.
+    #[inline]
+    pub(super) fn release_if_empty(&self, book: &mut Book<T>) {
+        if book.len() == 0 {
+            let credit = book.release_if_empty();
+            T::credit(&self.space, credit);
+        }
     }
 
     /// Lets go of objects that lost their last mapping, outside the book's lock.
@@ -401,6 +416,7 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
         let more = {
             let mut book = self.vm.book.write();
             book.remove_all_of(vm_bo);
+            self.vm.release_if_empty(&mut book);
             book.has_idle()
         };
         self.vm.let_go(more);
@@ -439,16 +455,16 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
         let vm = self.vm;
         let cut = {
             let mut book = vm.book.read();
-            if !book.has_room() {
-                drop(book);
-                vm.book.write().reserve(0)?;
-                book = vm.book.read();
-            }
-            // Nobody else can change the mappings before the change below, so the cut stays good.
+            // Nobody else can change the mappings before this does, so the cut stays good.
             let cut = book.cut(range);
-            book.check_limit(&cut, request.is_some())?;
             if cut.removed() == 0 && request.is_none() {
                 return Ok(());
+            }
+            book.check_limit(&cut, request.is_some())?;
+            if !book.has_room(&cut, request.is_some()) {
+                drop(book);
+                vm.reserve(&mut vm.book.write(), 0)?;
+                book = vm.book.read();
             }
             steps.reserve(&book.plan(&cut, request))?;
             for step in book.steps(&cut, request) {
@@ -462,7 +478,7 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
             vm.clear_untied(&mut book);
             book.replace(&cut, request);
             if request.is_none() {
-                book.release_if_empty();
+                vm.release_if_empty(&mut book);
             }
             book.has_idle()
         };

@@ -86,6 +86,10 @@ pub(crate) struct PageTables {
     pub(crate) flushes: usize,
     /// The next `reserve` fails.
     pub(crate) refuse: bool,
+    /// No memory is granted for records.
+    pub(crate) refuse_memory: bool,
+    /// Bytes charged for records.
+    pub(crate) charged: usize,
     /// Objects to look at while flushing: their reference counts then.
     pub(crate) watched: Vec<Object>,
     pub(crate) seen: Vec<usize>,
@@ -202,6 +206,19 @@ impl VmTypes for Model {
 
     fn teardown(space: &Arc<Space>) -> impl Steps<Self> {
         TearDown(space)
+    }
+
+    fn charge(space: &Arc<Space>, bytes: usize) -> bool {
+        let mut tables = space.0.lock();
+        if tables.refuse_memory {
+            return false;
+        }
+        tables.charged += bytes;
+        true
+    }
+
+    fn credit(space: &Arc<Space>, bytes: usize) {
+        space.0.lock().charged -= bytes;
     }
 }
 

@@ -431,6 +431,34 @@ fn h29_a_batch_past_the_limit_is_taken_back() {
     assert!(fixture.mapped().is_empty());
 }
 
+#[test]
+fn h29_memory_for_records_is_charged_to_the_owner_and_credited_again() {
+    let fixture = Fixture::new();
+    let object = fixture.local();
+    let charged = || fixture.space.0.lock().charged;
+    fixture.map(0, 1, &object).unwrap();
+    let one = charged();
+    assert!(one > 0);
+    for i in 1..500 {
+        fixture.map(2 * i, 1, &object).unwrap();
+    }
+    assert!(charged() >= 500 * 48, "{} bytes", charged());
+    // An owner who has used up its share gets no further; what it has is not harmed.
+    fixture.space.0.lock().refuse_memory = true;
+    let mut at = 1000;
+    while fixture.map(at, 1, &object).is_ok() {
+        at += 2;
+    }
+    assert_eq!(fixture.map(at, 1, &object), Err(DriverError::Vm(VmError::OutOfMemory)));
+    assert_eq!(fixture.mapped().len() as u64, at / 2);
+    fixture.unmap(0, 10_000).unwrap();
+    assert_eq!(charged(), 0);
+    fixture.space.0.lock().refuse_memory = false;
+    fixture.map(0, 1, &object).unwrap();
+    fixture.vm.close();
+    assert_eq!(charged(), 0);
+}
+
 // ---- H30: tracking alone ----
 
 /// A driver without reservations, eviction or page tables: it wants to know what is where.

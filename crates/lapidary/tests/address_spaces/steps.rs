@@ -12,7 +12,8 @@ use crate::driver::{Fixture, Model, PAGE, Worker, buffer, range};
 #[test]
 fn each_way_two_mappings_can_meet() {
     // The old mapping covers pages 10..20 from its object's page 0 on. Pictures: head of `gpuvm`.
-    let cases: [(u64, u64, &[(u64, u64, u64)], &str); 9] = [
+    type Mapped<'a> = &'a [(u64, u64, u64)];
+    let cases: [(u64, u64, Mapped<'_>, &str); 9] = [
         (10, 10, &[(10, 10, 100)], "unmap"),
         (10, 15, &[(10, 15, 100)], "unmap"),
         (10, 4, &[(10, 4, 100), (14, 6, 4)], "remap next"),

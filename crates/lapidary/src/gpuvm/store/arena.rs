@@ -41,18 +41,27 @@ impl<N: Chained> Arena<N> {
         self.places.capacity() - self.places.len() + self.free as usize
     }
 
+    /// How many places [`reserve`](Self::reserve) would ask memory for.
+    fn growth(&self, more: usize) -> usize {
+        if self.spare() >= more {
+            return 0;
+        }
+        (more - self.free as usize).max(self.places.len() / 4)
+    }
+
+    /// Bytes that [`reserve`](Self::reserve) would ask for.
+    pub fn growth_bytes(&self, more: usize) -> usize {
+        self.growth(more).saturating_mul(size_of::<N>())
+    }
+
     /// Makes room for `more` things, or changes nothing. `false`: no memory.
     pub fn reserve(&mut self, more: usize) -> bool {
-        if self.spare() >= more {
-            return true;
-        }
-        let missing = more - self.free as usize;
-        let growth = missing.max(self.places.len() / 4);
-        // The last index means "none"; the limit on mappings keeps us far from it.
-        if self.places.len().saturating_add(missing) >= NONE as usize {
+        let growth = self.growth(more);
+        // The last index means "none".
+        if self.places.len().saturating_add(growth) >= NONE as usize {
             return false;
         }
-        self.places.try_reserve_exact(growth).is_ok() || self.places.try_reserve_exact(missing).is_ok()
+        growth == 0 || self.places.try_reserve_exact(growth).is_ok()
     }
 
     /// Stores `thing` in room that [`reserve`](Self::reserve) made.

@@ -50,15 +50,23 @@ impl<R: Chained> Store<R> {
         Store { tree: Tree::new(), records: Arena::new() }
     }
 
-    /// Whether one more change needs no memory.
+    /// Whether replacing `removed` entries at `place` by `new` needs no memory.
     #[inline]
-    pub fn has_room(&self) -> bool {
-        self.records.spare() >= SPLICE && self.tree.has_room(SPLICE)
+    pub fn has_room(&self, place: &Place, removed: usize, new: usize) -> bool {
+        let records = new.saturating_sub(removed);
+        let nodes = self.tree.fits(place, removed, new) || self.tree.has_room(SPLICE);
+        nodes && self.records.spare() >= records
     }
 
     /// Makes room for one change and for `entries` more entries beside it. `false`: no memory, nothing changed.
     pub fn reserve(&mut self, entries: usize) -> bool {
         self.records.reserve(SPLICE + entries) && self.tree.reserve(SPLICE + entries)
+    }
+
+    /// Bytes that [`reserve`](Self::reserve) would ask for.
+    pub fn growth_bytes(&self, entries: usize) -> usize {
+        let entries = SPLICE + entries;
+        self.tree.growth_bytes(entries).saturating_add(self.records.growth_bytes(entries))
     }
 
     /// Bytes of memory held.

@@ -85,10 +85,26 @@ impl Tree {
         self.leaves.spare() >= leaves && self.inners.spare() >= inners
     }
 
+    /// Whether this one splice needs no further node: what is put in fits where it is put.
+    #[inline]
+    pub fn fits(&self, place: &Place, removed: usize, new: usize) -> bool {
+        if self.root == NONE {
+            return new == 0;
+        }
+        let len = self.leaves.get(place.path.leaf).len();
+        len - removed.min(len - place.pos as usize) + new <= LEAF
+    }
+
     /// Makes room for splices that grow the tree by `entries` in total. `false`: no memory, nothing changed.
     pub fn reserve(&mut self, entries: usize) -> bool {
         let (leaves, inners) = self.need(entries);
         self.leaves.reserve(leaves) && self.inners.reserve(inners)
+    }
+
+    /// Bytes that [`reserve`](Self::reserve) would ask for.
+    pub fn growth_bytes(&self, entries: usize) -> usize {
+        let (leaves, inners) = self.need(entries);
+        self.leaves.growth_bytes(leaves).saturating_add(self.inners.growth_bytes(inners))
     }
 
     /// Nodes that growing by `entries` can take, however the entries and the fill are spread.
