@@ -9,6 +9,7 @@
 //! | [`reaper`] | a thread that lets go of what can't be let go where it is dropped |
 //! | [`gem`] | buffer objects and the handles that name them |
 //! | [`residency`] | memory regions, their allocators, eviction |
+//! | [`sched`] | jobs that wait for fences, in queues |
 //! | [`syncobj`] | containers of fences that programs name: binary and timeline |
 //! | [`resv`] | the fences of a buffer, behind a wound/wait lock |
 //! | [`exec`] | locking many reservations at once |
@@ -32,6 +33,8 @@ pub mod reaper;
 pub mod residency;
 #[cfg(feature = "std")]
 pub mod resv;
+#[cfg(feature = "std")]
+pub mod sched;
 #[cfg(feature = "std")]
 pub mod sync;
 #[cfg(feature = "std")]

@@ -1,0 +1,87 @@
+//! The scheduler: jobs that wait for fences, in queues, given to a backend when they are ready.
+//!
+//! # Vocabulary
+//!
+//! - *job*: work for the backend, the fences it depends on, and the fence that says it is done.
+//! - *queue*: jobs that run in the order they were armed. A context's submissions, or an address space's binds.
+//! - *arm*: take a job's place in the queue, and its fence, before anything else is known of it; pushing the armed job can't
+//!   fail. Between the two, the fence can be put on reservations and in syncobjs.
+//! - *backend*: what carries out jobs: an engine that is handed them and signals later, or code that edits page tables and is
+//!   done when it returns.
+//! - *in flight*: handed to the backend, not signalled.
+//!
+//! # The life of a job
+//!
+//! ```text
+//!   arm ──▶ armed ──push──▶ waiting ──dependencies signalled──▶ ready ──▶ in flight ──▶ signalled
+//!             │ drop           │ kill                             │ kill                    ▲
+//!             └────────────────┴──────────────────────────────────┴── fails, after those ───┘
+//!                                                                      in flight before it
+//! ```
+//!
+//! Only the first job of a queue waits for its dependencies, one after the other, through callbacks; no thread blocks. When
+//! they have signalled, with or without an error, the job is ready, and so on with the next. Fences of a queue signal in order
+//! whatever happens: a reservation keeps only the latest of them.
+//!
+//! # Who runs a job
+//!
+//! The thread that pushes it, before [`Armed::push`] returns, if it is ready then and nobody runs jobs of this queue at the
+//! moment. So a bind whose dependencies are satisfied is in effect when the call returns. Everything else runs on the
+//! scheduler's workers, higher priorities first. Both ways the backend runs in a
+//! [signalling section](crate::fence::signalling()): it may not take reservations, nor wait for fences.
+//!
+//! # Locking
+//!
+//! One lock per queue, one for the list of queues that are ready, never held together and never while foreign code runs. Arming,
+//! pushing and killing are allowed under any reservation and in callbacks.
+//!
+//! What this module leaves to others: what a job does (the backend), how long it may take (the engine), which fences it must wait
+//! for ([`Reservation::fences`](crate::resv::Reservation::fences) and the syncobjs of the submission).
+
+mod queue;
+mod worker;
+
+use crate::fence::{FenceError, Signaller};
+
+pub use queue::{Armed, PushError, Queue, QueueConfig};
+pub use worker::Scheduler;
+
+/// Carries out jobs.
+pub trait Backend: Send + Sync + 'static {
+    /// What a job consists of. Dropped instead of being run if its queue is killed, in whatever thread does that.
+    type Work: Send + 'static;
+
+    /// Starts, or does, a job. `done` is to be signalled when it is complete; dropping it fails the job. Jobs of one queue
+    /// come in order, one at a time, and must complete in that order. Runs in a signalling section, and under the locks of
+    /// the thread that pushes if the job is ready then: it may not take those either.
+    fn run(&self, work: Self::Work, done: Signaller);
+}
+
+/// Which ready queue a worker takes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// When nothing else is ready.
+    Low,
+    /// What programs use.
+    #[default]
+    Normal,
+    /// Before what programs use.
+    High,
+    /// The driver's own jobs.
+    Kernel,
+}
+
+impl Priority {
+    pub(crate) const COUNT: usize = 4;
+}
+
+/// Why a job can't be armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ArmError {
+    /// Too many jobs of the queue have not started.
+    #[error("{0} jobs of the queue are waiting already")]
+    Full(usize),
+    /// The queue takes no more jobs.
+    #[error("the queue was killed: {0}")]
+    Killed(FenceError),
+}
