@@ -91,6 +91,12 @@ impl TestClient {
         }
     }
 
+    /// The client closes all it holds.
+    pub(crate) fn close_all(&self) {
+        let numbers: Vec<i32> = self.descriptors.open.lock().keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.close(number));
+    }
+
     /// Something that a call does; `argument` is what the program gave as third argument.
     pub(crate) fn call<R>(&mut self, argument: u64, work: impl FnOnce(&mut Call<'_>) -> R) -> R {
         let over = AtomicBool::new(false);

@@ -1,6 +1,7 @@
 //! The core's rules, seen by a client: a small driver over memfds, and a [`TestClient`] that calls its files.
 
 mod prime;
+mod races;
 mod surface;
 mod sync_files;
 mod syncobjs;
