@@ -12,7 +12,7 @@ use std::{
     ptr::NonNull,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64},
     },
 };
 
@@ -230,14 +230,4 @@ impl<'a> Chunk<'a> {
         tracing::debug!(va = %self.va.offset(offset as u64), %error, "host memory access failed");
         Fault { va: self.va.offset(offset as u64), access: self.access, kind: FaultKind::Host }
     }
-}
-
-/// A dword as memory holds it, read or written in one access.
-pub(crate) fn load_u32(word: &AtomicU32) -> u32 {
-    u32::from_le(word.load(Ordering::Acquire))
-}
-
-/// A qword as memory holds it, read in one access.
-pub(crate) fn load_u64(word: &AtomicU64) -> u64 {
-    u64::from_le(word.load(Ordering::Acquire))
 }

@@ -15,6 +15,8 @@ mod chunk;
 mod class;
 pub mod cs;
 pub mod memory;
+pub mod pagetable;
+mod tlb;
 
 pub use bus::{Access, Bus, Fault, FaultKind, GpuVa, Work};
 pub use chunk::Chunk;
