@@ -89,14 +89,14 @@
 //!
 //! # Locking and lifetimes
 //!
-//! See [`vm`](GpuVm) for the locks and [`VmBo`] for who keeps whom alive. In short: nothing mapped keeps the address
+//! See [`GpuVm`] for the locks and [`VmBo`] for who keeps whom alive. In short: nothing mapped keeps the address
 //! space alive, the address space keeps mapped objects alive, and the last handle of anything may be
 //! dropped anywhere. What the page-table entries of an object say is under the object's reservation: who maps it
 //! or moves it holds that.
 //!
 //! # Left to others
 //!
-//! Page tables, memory, moving objects ([`residency`](crate)), job order, the memory of clients.
+//! Page tables, memory, moving objects (`residency`), job order, the memory of clients.
 
 pub mod store;
 mod va;

@@ -1,21 +1,12 @@
 //! The address space itself: who may change it, who may read it, how it ends.
 //!
-//! # Locks
+//! [`GpuVm`] says which locks there are and when they are taken. Two more, of the evicted and the untied objects, are
+//! held for one push or take each, and nothing is done under them: they are taken where a tie is dropped or an object
+//! evicted, which may be anywhere.
 //!
-//! | lock | held | under it |
-//! | --- | --- | --- |
-//! | the right to change ([`GpuVm::lock`], shared: [`GpuVm::lock_shared`]) | for a whole request or submission; may sleep | reservations, the driver's locks, and the two below |
-//! | the book | for one look-up, one change, or the steps of one immediate request | nothing of ours |
-//! | evicted, untied | for one push or take | nothing |
-//!
-//! Changes need the right to change, exclusively; a submission takes it shared, so that what it validated stays
-//! mapped until its fence is in place. Reading needs neither: [`GpuVm::read`] works anywhere, also under
-//! reservations and in the device's fault path.
-//!
-//! # Ends
-//!
-//! [`GpuVm::close`] takes down what is mapped and returns when that is done. An address space whose last handle
-//! goes without it is closed by the reaper; the drop itself only queues that.
+//! The store is changed in two steps, a look under the book's lock for reading and the change under its lock for
+//! writing, with the driver's steps in between. What was found stays good, since the right to change is held and
+//! nobody without it touches the mappings: [`GpuVm::obtain`], which needs no right, adds to the objects only.
 
 use std::fmt;
 
@@ -66,7 +57,18 @@ enum Life {
     Closed,
 }
 
-/// A GPU address space. Cheap to clone; the last handle may be dropped anywhere. See the module.
+/// A GPU address space. Cheap to clone; the last handle may be dropped anywhere.
+///
+/// | lock | held | under it |
+/// | --- | --- | --- |
+/// | the right to change ([`lock`](Self::lock), shared: [`lock_shared`](Self::lock_shared)) | for a whole request or submission; may sleep | reservations, the driver's locks, the book |
+/// | the book ([`read`](Self::read), and inside every change) | for a look-up, a change, or the steps of one immediate request | what [`Steps`] takes |
+///
+/// Changes need the right to change; a submission shares it, so that what it validated stays mapped until its fence
+/// is in place. Reading needs neither and works anywhere: under reservations, and in the device's fault path.
+///
+/// [`close`](Self::close) takes down what is mapped and returns when that is done. Without it the reaper does so once
+/// the last handle is gone.
 pub struct GpuVm<T: VmTypes> {
     /// Taken out by the drop alone.
     inner: Option<Arc<VmInner<T>>>,

@@ -1,6 +1,6 @@
 //! The mapping store: an ordered index of ranges that don't overlap, and a record for each.
 //!
-//! It is a B+ tree of ranges ([`tree`]) whose values are indices into a slab of records ([`arena`]). The store
+//! It is a B+ tree of ranges ([`Tree`]) whose values are indices into a slab of records ([`Arena`]). The store
 //! knows nothing of objects or drivers; what a record holds is its user's business. `core` and `alloc` suffice.
 //!
 //! *Memory.* A range costs 20 bytes in a leaf, about 29 at the fill random insertion leads to, and its record.

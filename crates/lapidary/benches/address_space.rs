@@ -1,0 +1,339 @@
+//! The address space against the clock: the operation lists of the kernel baseline, same generator, same seeds.
+//!
+//! Prints a line per benchmark, tab-separated: tag, name, median, minimum, maximum in nanoseconds per operation,
+//! samples, remarks. `sum` is a checksum over the final address space that an equal implementation reproduces.
+//! An argument selects the benchmarks whose name contains it.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lapidary::gpuvm::{
+    BackingRef, GpuVm, MapRequest, ObjectId, Step, Steps, Va, VaRange, VmBo, VmConfig, VmGuard, VmTypes,
+};
+use lapidary::reaper::Reaper;
+use lapidary::resv::Reservation;
+
+const PAGE: u64 = 0x10000;
+const NULL: u32 = u32::MAX;
+
+/// A driver that does no work of its own.
+struct Bare;
+
+/// An object: its number, and the reservation it shares.
+struct Object(u32, Reservation);
+
+impl VmTypes for Bare {
+    type Object = Arc<Object>;
+    type Tag = u32;
+    type Space = ();
+
+    fn id(object: &Arc<Object>) -> ObjectId {
+        ObjectId(Arc::as_ptr(object) as usize)
+    }
+
+    fn reservation(object: &Arc<Object>) -> Option<&Reservation> {
+        Some(&object.1)
+    }
+
+    fn teardown(_: &()) -> impl Steps<Self> {}
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        ((self.next() >> 32) * n) >> 32
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Op {
+    addr: u64,
+    len: u64,
+    offset: u64,
+    object: u32,
+    map: bool,
+}
+
+struct Fixture {
+    vm: GpuVm<Bare>,
+    ties: Vec<VmBo<Bare>>,
+    _reaper: Reaper,
+}
+
+impl Fixture {
+    fn new(objects: u32) -> Fixture {
+        let reaper = Reaper::new();
+        let vm = GpuVm::<Bare>::new(VmConfig::bits(48), Reservation::new(), (), &reaper);
+        let object = |i| Arc::new(Object(i, vm.reservation().clone()));
+        let ties = (0..objects).map(|i| vm.obtain(&object(i)).unwrap()).collect();
+        Fixture { vm, ties, _reaper: reaper }
+    }
+
+    fn request(&self, op: &Op) -> MapRequest<'_, Bare> {
+        let range = VaRange::new(Va::new(op.addr), op.len).unwrap();
+        match op.object {
+            NULL => MapRequest::null(range, 0),
+            object => MapRequest::object(range, &self.ties[object as usize], op.offset, 0),
+        }
+    }
+
+    #[inline]
+    fn at_once(&self, guard: &mut VmGuard<'_, Bare>, op: &Op) {
+        let request = self.request(op);
+        if op.map {
+            guard.map(&request, &mut ()).unwrap();
+        } else {
+            guard.unmap(request.range, &mut ()).unwrap();
+        }
+    }
+
+    #[inline]
+    fn prepared(&self, guard: &mut VmGuard<'_, Bare>, op: &Op) {
+        let request = self.request(op);
+        let mut batch = guard.batch();
+        if op.map {
+            batch.map(&request).unwrap();
+        } else {
+            batch.unmap(request.range).unwrap();
+        }
+        for step in batch.commit().iter() {
+            match black_box(step) {
+                Step::Map(_) | Step::Unmap { .. } | Step::Remap { .. } => {}
+            }
+        }
+    }
+
+    fn apply(&self, ops: &[Op]) {
+        let mut guard = self.vm.lock().unwrap();
+        for op in ops {
+            self.at_once(&mut guard, op);
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        self.vm.read().iter().fold(0u64, |sum, mapping| {
+            let (offset, object) = match mapping.backing {
+                BackingRef::Object { vm_bo, offset } => (offset, vm_bo.object().0),
+                BackingRef::Null | BackingRef::Host { .. } => (0, NULL),
+            };
+            let word = mapping.start().raw() ^ (mapping.range.len() << 7) ^ (offset << 3) ^ u64::from(object);
+            sum.wrapping_mul(1_099_511_628_211).wrapping_add(word)
+        })
+    }
+}
+
+struct Report {
+    only: Option<String>,
+    samples: HashMap<String, Vec<f64>>,
+    order: Vec<(String, String)>,
+}
+
+impl Report {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
+    }
+
+    fn time<R>(&mut self, name: &str, count: usize, work: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let result = work();
+        let each = start.elapsed().as_nanos() as f64 / count as f64;
+        if !self.samples.contains_key(name) {
+            self.order.push((name.to_string(), String::new()));
+        }
+        self.samples.entry(name.to_string()).or_default().push(each);
+        result
+    }
+
+    fn remark(&mut self, name: &str, text: String) {
+        if let Some(entry) = self.order.iter_mut().find(|entry| entry.0 == name) {
+            entry.1 = text;
+        }
+    }
+
+    /// The first sample of each warms up.
+    fn print(&mut self) {
+        for (name, remark) in self.order.drain(..) {
+            let Some(mut samples) = self.samples.remove(&name) else { continue };
+            samples.remove(0);
+            samples.sort_by(f64::total_cmp);
+            let (Some(min), Some(max)) = (samples.first(), samples.last()) else { continue };
+            let (median, count) = (samples[samples.len() / 2], samples.len());
+            println!("lapidary\t{name}\t{median:.2}\t{min:.2}\t{max:.2}\t{count}\t{remark}");
+        }
+    }
+}
+
+fn map_ops(count: u32, random: bool, objects: u32) -> Vec<Op> {
+    let mut rng = Random(1234 + u64::from(count));
+    let mut ops: Vec<Op> = (0..u64::from(count))
+        .map(|i| {
+            let len = (1 + rng.below(64)) * PAGE;
+            let object = rng.below(u64::from(objects)) as u32;
+            let offset = rng.below(1024) * PAGE;
+            Op { addr: (1 << 32) + i * 0x40_0000, len, offset, object, map: true }
+        })
+        .collect();
+    if random {
+        for i in (1..ops.len()).rev() {
+            let j = rng.below(i as u64 + 1) as usize;
+            ops.swap(i, j);
+        }
+    }
+    ops
+}
+
+fn bench_map(report: &mut Report, count: u32, random: bool, samples: usize) {
+    let order = if random { "rand" } else { "asc" };
+    let name = format!("map_{order}_{count}");
+    if !report.wants(&name) {
+        return;
+    }
+    let objects = (count / 8).max(64);
+    let ops = map_ops(count, random, objects);
+    for _ in 0..=samples {
+        let fixture = Fixture::new(objects);
+        report.time(&name, ops.len(), || fixture.apply(&ops));
+        let bytes = fixture.vm.read().bytes() as f64 / f64::from(count);
+        report.remark(&name, format!("sum={:016x} bytes={bytes:.1}", fixture.sum()));
+        report.time(&format!("teardown_{order}_{count}"), ops.len(), || fixture.vm.close());
+    }
+    report.print();
+}
+
+fn churn_ops(slots: u64, settle: usize, count: usize, objects: u64) -> Vec<Op> {
+    let mut rng = Random(777);
+    let bases: Vec<u64> = (0..slots).map(|_| rng.below(1 << 31) * PAGE).collect();
+    (0..settle + count)
+        .map(|i| {
+            let slot = if (i as u64) < slots { i as u64 } else { rng.below(slots) };
+            let addr = bases[slot as usize] + rng.below(128) * PAGE;
+            let len = (1 + rng.below(64)) * PAGE;
+            let offset = rng.below(1024) * PAGE;
+            let object = rng.below(objects) as u32;
+            let map = (i as u64) < slots || rng.below(100) < 60;
+            Op { addr, len, offset, object, map }
+        })
+        .collect()
+}
+
+fn bench_churn(report: &mut Report, samples: usize, prepared: bool) {
+    let name = if prepared { "churn_oplist" } else { "churn" };
+    if report.only.is_some() && !report.wants(name) {
+        return;
+    }
+    let (settle, count) = (200_000, 300_000);
+    let ops = churn_ops(2800, settle, count, 2048);
+    for _ in 0..=samples {
+        let fixture = Fixture::new(2048);
+        fixture.apply(&ops[..settle]);
+        let mut guard = fixture.vm.lock().unwrap();
+        report.time(name, count, || {
+            for op in &ops[settle..] {
+                if prepared {
+                    fixture.prepared(&mut guard, op);
+                } else {
+                    fixture.at_once(&mut guard, op);
+                }
+            }
+        });
+        drop(guard);
+        report.remark(name, format!("sum={:016x} live={}", fixture.sum(), fixture.vm.read().len()));
+    }
+    report.print();
+}
+
+fn bench_lookup(report: &mut Report, count: u32, random: bool, samples: usize) {
+    let order = if random { "rand" } else { "asc" };
+    let name = format!("find_first_{order}_{count}");
+    if !report.wants(&name) {
+        return;
+    }
+    let objects = (count / 8).max(64);
+    let ops = map_ops(count, random, objects);
+    let fixture = Fixture::new(objects);
+    fixture.apply(&ops);
+    let mut rng = Random(99);
+    let keys: Vec<(Op, u64)> = (0..400_000)
+        .map(|_| {
+            let op = ops[rng.below(u64::from(count)) as usize];
+            (op, op.addr + rng.below(op.len / PAGE) * PAGE)
+        })
+        .collect();
+    let read = fixture.vm.read();
+    let page = |at: u64| VaRange::new(Va::new(at), PAGE).unwrap();
+    for _ in 0..=samples {
+        let hits = report.time(&name, keys.len(), || {
+            keys.iter()
+                .map(|key| read.find_first(page(key.1)).unwrap().start().raw())
+                .fold(0, u64::wrapping_add)
+        });
+        black_box(hits);
+        let exact = |op: &Op| read.find(VaRange::new(Va::new(op.addr), op.len).unwrap()).unwrap().tag;
+        let hits = report.time(&format!("find_exact_{order}_{count}"), keys.len(), || {
+            keys.iter().map(|key| exact(&key.0)).fold(0, u32::wrapping_add)
+        });
+        black_box(hits);
+        let zero = black_box(0u64);
+        let last = report.time(&format!("find_first_dep_{order}_{count}"), keys.len(), || {
+            keys.iter().fold(0, |dep, key| read.find_first(page(key.1 + dep)).unwrap().start().raw() & zero)
+        });
+        black_box(last);
+        let walked = report.time(&format!("walk_{order}_{count}"), ops.len(), || {
+            read.iter().map(|mapping| mapping.start().raw()).fold(0, u64::wrapping_add)
+        });
+        black_box(walked);
+    }
+    report.print();
+}
+
+fn bench_sparse(report: &mut Report, samples: usize) {
+    let name = "sparse_rebind_100k";
+    if !report.wants(name) {
+        return;
+    }
+    let mut rng = Random(4242);
+    let whole = Op { addr: 1 << 36, len: 1 << 36, offset: 0, object: NULL, map: true };
+    let ops: Vec<Op> = (0..100_000)
+        .map(|_| {
+            let addr = (1 << 36) + rng.below(1 << 20) * PAGE;
+            let offset = rng.below(1024) * PAGE;
+            Op { addr, len: PAGE, offset, object: rng.below(2048) as u32, map: true }
+        })
+        .collect();
+    for _ in 0..=samples {
+        let fixture = Fixture::new(2048);
+        fixture.apply(&[whole]);
+        report.time(name, ops.len(), || fixture.apply(&ops));
+        report.remark(name, format!("sum={:016x} live={}", fixture.sum(), fixture.vm.read().len()));
+    }
+    report.print();
+}
+
+fn main() {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let mut report = Report { only, samples: HashMap::new(), order: Vec::new() };
+    for (count, samples) in [(1_000, 14), (19_000, 14), (100_000, 7), (1_000_000, 5)] {
+        bench_map(&mut report, count, false, samples);
+        bench_map(&mut report, count, true, samples);
+    }
+    bench_churn(&mut report, 7, false);
+    bench_churn(&mut report, 7, true);
+    for (count, random, samples) in
+        [(1_000, true, 7), (19_000, false, 7), (19_000, true, 7), (1_000_000, false, 5), (1_000_000, true, 5)]
+    {
+        bench_lookup(&mut report, count, random, samples);
+    }
+    bench_sparse(&mut report, 7);
+}
