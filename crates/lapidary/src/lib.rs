@@ -9,6 +9,7 @@
 //! | [`reaper`] | a thread that lets go of what can't be let go where it is dropped |
 //! | [`gem`] | buffer objects and the handles that name them |
 //! | [`residency`] | memory regions, their allocators, eviction |
+//! | [`userptr`] | GPU use of memory that a program allocated for itself |
 //! | [`sched`] | jobs that wait for fences, in queues |
 //! | [`syncobj`] | containers of fences that programs name: binary and timeline |
 //! | [`resv`] | the fences of a buffer, behind a wound/wait lock |
@@ -39,3 +40,4 @@ pub mod sched;
 pub mod sync;
 #[cfg(feature = "std")]
 pub mod syncobj;
+pub mod userptr;
