@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use super::tiling::{BLOCK, Row};
 use crate::chunk::Chunk;
 
 /// Copies `len` bytes from the start of `from` to the start of `to` past the caches, if both are mapped memory and the processor can.
@@ -12,8 +13,8 @@ use crate::chunk::Chunk;
 /// # Panics
 /// If a chunk is shorter than `len`.
 pub(super) fn copy_streaming(from: &Chunk<'_>, to: &Chunk<'_>, len: usize) -> bool {
-    assert!(len <= from.len() && len <= to.len(), "{len} bytes do not fit the chunks");
     let (Some(source), Some(destination)) = (from.as_ptr(), to.as_ptr()) else { return false };
+    assert!(len <= from.len() && len <= to.len(), "{len} bytes do not fit the chunks");
     // SAFETY: both chunks are valid for `len` bytes while they are borrowed.
     unsafe { stream(source.as_ptr(), destination.as_ptr(), len) }
 }
@@ -22,20 +23,17 @@ pub(super) fn copy_streaming(from: &Chunk<'_>, to: &Chunk<'_>, len: usize) -> bo
 /// `source` must be valid for reads and `destination` for writes of `len` bytes.
 #[cfg(target_arch = "x86_64")]
 unsafe fn stream(source: *const u8, destination: *mut u8, len: usize) -> bool {
-    use std::arch::x86_64::{_MM_HINT_NTA, _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm_stream_si128};
+    use std::arch::x86_64::{_mm_loadu_si128, _mm_sfence, _mm_stream_si128};
     const LINE: usize = 64;
-    const AHEAD: usize = 8 * LINE;
 
     let head = destination.align_offset(LINE).min(len);
-    // SAFETY: `head` is at most `len`. A misaligned head is copied as usual; then the destination is aligned to 64 bytes, and whole lines are
-    // copied while they fit. Prefetching an address beyond the end is allowed: it never faults. SSE2 is part of x86-64.
+    // SAFETY: `head` is at most `len`. The head is copied as usual; behind it the destination is aligned to a line, and whole lines are streamed
+    // while they fit. SSE2 is part of x86-64.
     unsafe {
         std::ptr::copy(source, destination, head);
         let mut at = head;
         while at + LINE <= len {
-            let from = source.add(at);
-            let to = destination.add(at);
-            _mm_prefetch::<_MM_HINT_NTA>(from.wrapping_add(AHEAD).cast());
+            let (from, to) = (source.add(at), destination.add(at));
             let a = _mm_loadu_si128(from.cast());
             let b = _mm_loadu_si128(from.add(16).cast());
             let c = _mm_loadu_si128(from.add(32).cast());
@@ -60,72 +58,98 @@ unsafe fn stream(_source: *const u8, _destination: *mut u8, _len: usize) -> bool
     false
 }
 
-/// A row of a block: where each of its runs is.
-pub(super) struct Row<'a> {
-    /// Offset of the row's first run in the chunk.
-    pub(super) start: usize,
-    /// Offsets of the runs relative to the first.
-    pub(super) runs: &'a [u16],
-    /// Bytes of a run; a power of two, at least 16.
-    pub(super) run_bytes: usize,
-    /// First byte of the row that is wanted.
-    pub(super) x: usize,
-}
-
-/// Copies the bytes of `row` from `block` into `buf`. Returns false if the block is not mapped memory.
+/// A block in a chunk of mapped memory.
 ///
-/// # Panics
-/// If the row does not lie in the chunk.
-pub(super) fn gather(block: &Chunk<'_>, row: &Row<'_>, buf: &mut [u8]) -> bool {
-    let Some(base) = block.as_ptr() else { return false };
-    row.for_each(block.len(), buf.len(), |offset, at, len| {
-        // SAFETY: `for_each` yields ranges inside the chunk and inside `buf` only; `buf` is ours alone.
-        unsafe { move_run(base.as_ptr().add(offset), buf.as_mut_ptr().add(at), len) }
-    });
-    true
+/// # Invariants
+/// `base` is valid for reads and writes of [`BLOCK`] bytes while the chunk is borrowed.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    base: *mut u8,
+    _chunk: &'a Chunk<'a>,
 }
 
-/// Copies `data` to the bytes of `row` in `block`. Returns false if the block is not mapped memory.
-///
-/// # Panics
-/// If the row does not lie in the chunk.
-pub(super) fn scatter(block: &Chunk<'_>, row: &Row<'_>, data: &[u8]) -> bool {
-    let Some(base) = block.as_ptr() else { return false };
-    row.for_each(block.len(), data.len(), |offset, at, len| {
-        // SAFETY: as in `gather`.
-        unsafe { move_run(data.as_ptr().add(at), base.as_ptr().add(offset), len) }
-    });
-    true
-}
-
-impl Row<'_> {
-    /// Calls `each` with the offset in the chunk, the offset in the row's wanted part, and the length of each piece of `len` wanted bytes.
-    #[inline]
-    pub(super) fn for_each(&self, chunk_len: usize, len: usize, mut each: impl FnMut(usize, usize, usize)) {
-        let mut done = 0;
-        while done < len {
-            let x = self.x + done;
-            let within = x & (self.run_bytes - 1);
-            let now = (self.run_bytes - within).min(len - done);
-            let offset = self.start + usize::from(self.runs[x / self.run_bytes]) + within;
-            assert!(offset + now <= chunk_len, "a run of {now} bytes at {offset} leaves its chunk");
-            each(offset, done, now);
-            done += now;
+impl<'a> Block<'a> {
+    /// The block at `offset` in `chunk`, if it is all there and mapped.
+    pub(super) fn new(chunk: &'a Chunk<'_>, offset: usize) -> Option<Self> {
+        if chunk.len().checked_sub(offset)? < BLOCK as usize {
+            return None;
         }
+        // SAFETY: `offset` is inside the chunk.
+        let base = unsafe { chunk.as_ptr()?.as_ptr().add(offset) };
+        Some(Self { base, _chunk: chunk })
+    }
+
+    /// Copies the row's first bytes into `buf`.
+    pub(super) fn gather(&self, row: &Row<'_>, buf: &mut [u8]) {
+        // SAFETY: `buf` is ours alone and as long as said.
+        unsafe { self.gather_to(row, buf.as_mut_ptr(), buf.len()) }
+    }
+
+    /// Copies `data` to the row's first bytes.
+    pub(super) fn scatter(&self, row: &Row<'_>, data: &[u8]) {
+        // SAFETY: `data` is valid and as long as said.
+        unsafe { self.scatter_from(row, data.as_ptr(), data.len()) }
+    }
+
+    /// Copies the row's first `len` bytes to `offset` in `to`. Returns false if that is not mapped memory, or not long enough.
+    pub(super) fn gather_chunk(&self, row: &Row<'_>, to: &Chunk<'_>, offset: usize, len: usize) -> bool {
+        let Some(target) = mapped(to, offset, len) else { return false };
+        // SAFETY: `target` is valid for `len` bytes.
+        unsafe { self.gather_to(row, target, len) };
+        true
+    }
+
+    /// Copies `len` bytes at `offset` in `from` to the row's first bytes. Returns false if that is not mapped memory, or not long enough.
+    pub(super) fn scatter_chunk(&self, row: &Row<'_>, from: &Chunk<'_>, offset: usize, len: usize) -> bool {
+        let Some(source) = mapped(from, offset, len) else { return false };
+        // SAFETY: `source` is valid for `len` bytes.
+        unsafe { self.scatter_from(row, source, len) };
+        true
+    }
+
+    /// # Safety
+    /// `to` must be valid for writes of `len` bytes.
+    #[inline]
+    unsafe fn gather_to(&self, row: &Row<'_>, to: *mut u8, len: usize) {
+        row.for_each(len, |offset, at, run| {
+            // SAFETY: the row yields offsets inside the block, and inside `len`.
+            unsafe { move_run(self.base.add(offset), to.add(at), run) }
+        });
+    }
+
+    /// # Safety
+    /// `from` must be valid for reads of `len` bytes.
+    #[inline]
+    unsafe fn scatter_from(&self, row: &Row<'_>, from: *const u8, len: usize) {
+        row.for_each(len, |offset, at, run| {
+            // SAFETY: as in `gather_to`.
+            unsafe { move_run(from.add(at), self.base.add(offset), run) }
+        });
     }
 }
 
+/// Mapped memory of `len` bytes at `offset` in `chunk`.
+fn mapped(chunk: &Chunk<'_>, offset: usize, len: usize) -> Option<*mut u8> {
+    if chunk.len().checked_sub(offset)? < len {
+        return None;
+    }
+    // SAFETY: `offset` is inside the chunk.
+    Some(unsafe { chunk.as_ptr()?.as_ptr().add(offset) })
+}
+
+/// Moves a run; the ranges may overlap.
+///
 /// # Safety
-/// `from` must be valid for reads and `to` for writes of `len` bytes; they must not overlap.
+/// `from` must be valid for reads and `to` for writes of `len` bytes.
 #[inline]
 unsafe fn move_run(from: *const u8, to: *mut u8, len: usize) {
-    // The common length as a constant, so that it becomes one load and one store.
     // SAFETY: the caller's.
     unsafe {
         if len == 16 {
-            std::ptr::copy_nonoverlapping(from, to, 16);
+            // The common length as a constant: one load and one store.
+            std::ptr::copy(from, to, 16);
         } else {
-            std::ptr::copy_nonoverlapping(from, to, len);
+            std::ptr::copy(from, to, len);
         }
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! Where a side is tiled, the rectangle is walked in that side's blocks of 4 KiB (the destination's, if both are), row by row within a block:
 //! each block is translated once, and a row of it is a handful of runs. Between linear sides, rows are copied as they are.
+//!
+//! Blocks that are not one piece of mapped memory (a base that is not aligned, null pages, a client's memory) go run by run.
 
 use super::{
-    raw::{self, Row},
+    raw::Block,
     span::{Pattern, fill_line},
     surface::Surface,
-    tiling::{BLOCK, Swizzle},
+    tiling::{BLOCK, Row, Swizzle},
     window::{self, Window},
 };
-use crate::bus::{Access, Bus, Fault};
+use crate::bus::{Access, Bus, Fault, GpuVa};
 
 /// Widest row of a block, in bytes.
 const ROW: usize = 512;
@@ -97,8 +99,10 @@ impl RectCopy {
         let mut to = Window::new(bus, Access::Write);
         while !self.walk.is_done() && *done < budget {
             let piece = self.walk.piece();
-            for y in piece.y..piece.y + piece.rows {
-                self.copy_row(&mut from, &mut to, piece.x, y, piece.width)?;
+            match (&self.source.swizzle, &self.destination.swizzle) {
+                (None, None) => self.copy_line(&mut from, &mut to, piece)?,
+                (_, Some(swizzle)) => self.copy_to_block(swizzle, &mut from, &mut to, piece)?,
+                (Some(swizzle), None) => self.copy_from_block(swizzle, &mut from, &mut to, piece)?,
             }
             self.walk.advance(piece);
             *done += piece.width * piece.rows;
@@ -106,21 +110,78 @@ impl RectCopy {
         Ok(self.walk.is_done())
     }
 
-    fn copy_row<B: Bus + ?Sized>(
+    /// Copies a part of a row between linear surfaces.
+    fn copy_line<B: Bus + ?Sized>(
         &self,
         from: &mut Window<'_, B>,
         to: &mut Window<'_, B>,
-        x: u64,
-        y: u64,
-        width: u64,
+        piece: Piece,
     ) -> Result<(), Fault> {
-        if self.source.swizzle.is_none() && self.destination.swizzle.is_none() {
-            return window::copy(from, self.source.address(x, y), to, self.destination.address(x, y), width);
-        }
+        let source = self.source.address(piece.x, piece.y);
+        let destination = self.destination.address(piece.x, piece.y);
+        window::copy(from, source, to, destination, piece.width)
+    }
+
+    /// Copies a piece that lies in one block of the destination.
+    fn copy_to_block<B: Bus + ?Sized>(
+        &self,
+        swizzle: &Swizzle,
+        from: &mut Window<'_, B>,
+        to: &mut Window<'_, B>,
+        piece: Piece,
+    ) -> Result<(), Fault> {
+        let width = piece.width as usize;
         let mut buffer = [0; ROW];
-        let row = &mut buffer[..width as usize];
-        read_row(from, &self.source, x, y, row)?;
-        write_row(to, &self.destination, x, y, row)
+        let row_bytes = &mut buffer[..width];
+        let Some(block) = block_at(to, &self.destination, piece.x, piece.y)? else {
+            for y in piece.y..piece.y + piece.rows {
+                read_row(from, &self.source, piece.x, y, row_bytes)?;
+                write_row(to, &self.destination, piece.x, y, row_bytes)?;
+            }
+            return Ok(());
+        };
+        for y in piece.y..piece.y + piece.rows {
+            let row = row(swizzle, &self.destination, piece.x, y);
+            if self.source.swizzle.is_none() {
+                let (chunk, offset) = from.at(self.source.address(piece.x, y))?;
+                if block.scatter_chunk(&row, chunk, offset, width) {
+                    continue;
+                }
+            }
+            read_row(from, &self.source, piece.x, y, row_bytes)?;
+            block.scatter(&row, row_bytes);
+        }
+        Ok(())
+    }
+
+    /// Copies a piece that lies in one block of the source, to a linear destination.
+    fn copy_from_block<B: Bus + ?Sized>(
+        &self,
+        swizzle: &Swizzle,
+        from: &mut Window<'_, B>,
+        to: &mut Window<'_, B>,
+        piece: Piece,
+    ) -> Result<(), Fault> {
+        let width = piece.width as usize;
+        let mut buffer = [0; ROW];
+        let row_bytes = &mut buffer[..width];
+        let Some(block) = block_at(from, &self.source, piece.x, piece.y)? else {
+            for y in piece.y..piece.y + piece.rows {
+                read_row(from, &self.source, piece.x, y, row_bytes)?;
+                write_row(to, &self.destination, piece.x, y, row_bytes)?;
+            }
+            return Ok(());
+        };
+        for y in piece.y..piece.y + piece.rows {
+            let row = row(swizzle, &self.source, piece.x, y);
+            let target = self.destination.address(piece.x, y);
+            let (chunk, offset) = to.at(target)?;
+            if !block.gather_chunk(&row, chunk, offset, width) {
+                block.gather(&row, row_bytes);
+                to.write(target, row_bytes)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -148,12 +209,10 @@ impl RectFill {
         let mut to = Window::new(bus, Access::Write);
         while !self.walk.is_done() && *done < budget {
             let piece = self.walk.piece();
-            for y in piece.y..piece.y + piece.rows {
-                if self.destination.swizzle.is_some() {
-                    let row = self.pattern.at(piece.x, piece.width);
-                    write_row(&mut to, &self.destination, piece.x, y, row)?;
-                } else {
-                    let va = self.destination.address(piece.x, y);
+            match &self.destination.swizzle {
+                Some(swizzle) => self.fill_block(swizzle, &mut to, piece)?,
+                None => {
+                    let va = self.destination.address(piece.x, piece.y);
                     fill_line(&mut to, va, &self.pattern, piece.x, piece.width)?;
                 }
             }
@@ -162,6 +221,44 @@ impl RectFill {
         }
         Ok(self.walk.is_done())
     }
+
+    /// Fills a piece that lies in one block.
+    fn fill_block<B: Bus + ?Sized>(
+        &self,
+        swizzle: &Swizzle,
+        to: &mut Window<'_, B>,
+        piece: Piece,
+    ) -> Result<(), Fault> {
+        let data = self.pattern.at(piece.x, piece.width);
+        let Some(block) = block_at(to, &self.destination, piece.x, piece.y)? else {
+            return (piece.y..piece.y + piece.rows)
+                .try_for_each(|y| write_row(to, &self.destination, piece.x, y, data));
+        };
+        for y in piece.y..piece.y + piece.rows {
+            block.scatter(&row(swizzle, &self.destination, piece.x, y), data);
+        }
+        Ok(())
+    }
+}
+
+/// A row of the block that holds byte `x` of row `y`.
+fn row<'a>(swizzle: &'a Swizzle, surface: &Surface, x: u64, y: u64) -> Row<'a> {
+    swizzle.row(surface.x + x, surface.y + y, surface.z)
+}
+
+/// The block that holds byte `x` of row `y`, if it is one piece of mapped memory.
+fn block_at<'w, B: Bus + ?Sized>(
+    window: &'w mut Window<'_, B>,
+    surface: &Surface,
+    x: u64,
+    y: u64,
+) -> Result<Option<Block<'w>>, Fault> {
+    if !surface.base.get().is_multiple_of(BLOCK) {
+        return Ok(None);
+    }
+    let va = GpuVa::new(surface.address(x, y).get() & !(BLOCK - 1));
+    let (chunk, offset) = window.at(va)?;
+    Ok(Block::new(chunk, offset))
 }
 
 /// Reads a part of a row of a surface.
@@ -176,20 +273,23 @@ fn read_row<B: Bus + ?Sized>(
     let mut done = 0;
     while done < buf.len() {
         let at = x + done as u64;
-        let part = row_part(surface, swizzle, at, buf.len() - done);
+        let row = row(swizzle, surface, at, y);
+        let part = row.len().min(buf.len() - done);
         let piece = &mut buf[done..done + part];
-        if !in_block(window, surface, swizzle, at, y, |chunk, row| raw::gather(chunk, row, piece))? {
-            for_each_run(swizzle, surface.x + at, part, |from, len| {
-                let address = surface.address(at + from as u64, y);
-                window.read(address, &mut piece[from..from + len])
-            })?;
+        match block_at(window, surface, at, y)? {
+            Some(block) => block.gather(&row, piece),
+            None => {
+                for (from, len) in runs(swizzle, surface.x + at, part) {
+                    window.read(surface.address(at + from, y), &mut piece[from as usize..][..len])?;
+                }
+            }
         }
         done += part;
     }
     Ok(())
 }
 
-/// Writes a part of a row of a surface.
+/// Writes a part of a row of a tiled surface, run by run.
 fn write_row<B: Bus + ?Sized>(
     window: &mut Window<'_, B>,
     surface: &Surface,
@@ -198,78 +298,21 @@ fn write_row<B: Bus + ?Sized>(
     data: &[u8],
 ) -> Result<(), Fault> {
     let Some(swizzle) = &surface.swizzle else { return window.write(surface.address(x, y), data) };
-    let mut done = 0;
-    while done < data.len() {
-        let at = x + done as u64;
-        let part = row_part(surface, swizzle, at, data.len() - done);
-        let piece = &data[done..done + part];
-        if !in_block(window, surface, swizzle, at, y, |chunk, row| raw::scatter(chunk, row, piece))? {
-            for_each_run(swizzle, surface.x + at, part, |from, len| {
-                let address = surface.address(at + from as u64, y);
-                window.write(address, &piece[from..from + len])
-            })?;
-        }
-        done += part;
+    for (from, len) in runs(swizzle, surface.x + x, data.len()) {
+        window.write(surface.address(x + from, y), &data[from as usize..][..len])?;
     }
     Ok(())
 }
 
-/// How many of `len` bytes from the `x`th on lie in the same block.
-fn row_part(surface: &Surface, swizzle: &Swizzle, x: u64, len: usize) -> usize {
-    let width = swizzle.block_width();
-    ((width - (surface.x + x) % width) as usize).min(len)
-}
-
-/// Hands the block that holds byte `x` of row `y` to `work`, if it lies in one piece of mapped memory. Returns whether the work is done.
-fn in_block<'a, B: Bus + ?Sized>(
-    window: &mut Window<'a, B>,
-    surface: &Surface,
-    swizzle: &Swizzle,
-    x: u64,
-    y: u64,
-    work: impl FnOnce(&crate::chunk::Chunk<'a>, &Row<'_>) -> bool,
-) -> Result<bool, Fault> {
-    let within = (surface.x + x) % swizzle.block_width();
-    // The row's first byte. It lies as far into the page as into the block only if the surface is aligned.
-    let first = crate::bus::GpuVa::new(
-        surface.address(x, y).get().wrapping_sub(u64::from(run_offset(swizzle, within))),
-    );
-    if !surface.base.get().is_multiple_of(BLOCK) {
-        return Ok(false);
-    }
-    let block = crate::bus::GpuVa::new(first.get() & !(BLOCK - 1));
-    let (chunk, offset) = window.at(block)?;
-    if chunk.len() - offset < BLOCK as usize {
-        return Ok(false);
-    }
-    let row = Row {
-        start: offset + (first.get() - block.get()) as usize,
-        runs: swizzle.runs(),
-        run_bytes: swizzle.run_bytes() as usize,
-        x: within as usize,
-    };
-    Ok(work(chunk, &row))
-}
-
-/// Offset of byte `x` of a row in its block, relative to the row's first byte.
-fn run_offset(swizzle: &Swizzle, x: u64) -> u16 {
+/// Start and length of every run in `len` bytes from the surface's byte `x` on.
+fn runs(swizzle: &Swizzle, x: u64, len: usize) -> impl Iterator<Item = (u64, usize)> + use<> {
     let run = swizzle.run_bytes();
-    swizzle.runs()[(x / run) as usize] + (x % run) as u16
-}
-
-/// Calls `each` with start and length of every run in `len` bytes from `x` on.
-fn for_each_run(
-    swizzle: &Swizzle,
-    x: u64,
-    len: usize,
-    mut each: impl FnMut(usize, usize) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let run = swizzle.run_bytes() as usize;
     let mut done = 0;
-    while done < len {
-        let now = (run - (x as usize + done) % run).min(len - done);
-        each(done, now)?;
+    std::iter::from_fn(move || {
+        let left = len as u64 - done;
+        let start = done;
+        let now = (run - (x + done) % run).min(left);
         done += now;
-    }
-    Ok(())
+        (left > 0).then_some((start, now as usize))
+    })
 }

@@ -47,11 +47,10 @@ impl Surface {
     /// Address of the byte that is `x` bytes and `y` rows from the rectangle's corner.
     pub fn address(&self, x: u64, y: u64) -> GpuVa {
         let (x, y) = (self.x + x, self.y + y);
-        let Some(swizzle) = &self.swizzle else { return self.base.offset(y * self.pitch + x) };
-        let (tile_x, tile_y) = (x / swizzle.width(), y / swizzle.height());
-        let tile_row = self.pitch * (swizzle.size() / swizzle.width());
-        let offset = tile_y * tile_row + tile_x * swizzle.size() + swizzle.offset(x, y, self.z);
-        self.base.offset(offset)
+        self.base.offset(match &self.swizzle {
+            None => y * self.pitch + x,
+            Some(swizzle) => swizzle.surface_offset(self.pitch, x, y, self.z),
+        })
     }
 
     /// Moves the rectangle's corner by `x` pixels of `depth` bytes and `y` rows.

@@ -248,12 +248,12 @@ fn point(x: u64, y: u64) -> u32 {
 fn block_copy(depth: u64, from: &Side, to: &Side, width: u64, height: u64) -> Vec<u32> {
     let mut command = vec![0; 12];
     command[0] = 2 << 29 | 0x41 << 22 | depth_code(depth) << 19 | 10;
-    command[1] = pitch_field(to) - 1 | tiling_code(to.tiling) << 30;
+    command[1] = (pitch_field(to) - 1) | (tiling_code(to.tiling) << 30);
     command[2] = point(to.x, to.y);
     command[3] = point(to.x + width, to.y + height);
     command[4] = to.base as u32;
     command[7] = point(from.x, from.y);
-    command[8] = pitch_field(from) - 1 | tiling_code(from.tiling) << 30;
+    command[8] = (pitch_field(from) - 1) | (tiling_code(from.tiling) << 30);
     command[9] = from.base as u32;
     command
 }
@@ -281,7 +281,7 @@ fn fast_copy(depth: u64, from: &Side, to: &Side, width: u64, height: u64) -> Vec
 fn memory(scattered: bool) -> TestBus {
     let pages = 2 * HALF / PAGE + 4;
     let bus = if scattered { TestBus::scattered(BASE, pages) } else { TestBus::new(BASE, pages) };
-    let noise: Vec<u8> = (0..pages * PAGE).map(|at| (at * 2_654_435_761 >> 13) as u8).collect();
+    let noise: Vec<u8> = (0..pages * PAGE).map(|at| ((at * 2_654_435_761) >> 13) as u8).collect();
     bus.write(GpuVa::new(BASE), &noise).expect("mapped");
     bus
 }
@@ -356,7 +356,7 @@ proptest! {
         }
         let mut command = vec![0; 16];
         command[0] = 2 << 29 | 0x44 << 22 | depth_code(depth) << 19 | 14;
-        command[1] = pitch_field(&to) - 1 | tiling_code(to.tiling) << 30;
+        command[1] = (pitch_field(&to) - 1) | (tiling_code(to.tiling) << 30);
         command[2] = point(to.x, to.y);
         command[3] = point(to.x + width, to.y + height);
         command[4] = to.base as u32;
@@ -366,6 +366,47 @@ proptest! {
         command[15] = 15 << 8;
         run(&bus, BlitOp::FastColor, &command, budget);
         prop_assert!(all(&bus) == expected, "memory differs");
+    }
+}
+
+#[test]
+fn a_block_copy_finds_levels_and_slices() {
+    // Level 1 of slice 2 of a 40 x 24 image of 32-bit pixels in Tile4, slices 48 rows apart, to a linear buffer.
+    let bus = memory(true);
+    let before = all(&bus);
+    let from = Side { tiling: Tiling::Tile4, pitch: 256, base: BASE, x: 3, y: 5 };
+    let to = Side { tiling: Tiling::Linear, pitch: 100, base: BASE + HALF, x: 0, y: 0 };
+    let mut command = block_copy(4, &from, &to, 10, 6);
+    command[0] += 10;
+    command.resize(22, 0);
+    // The destination is plain; both have the mip tail beyond their levels.
+    command[16] = 1 << 29;
+    command[18] = 15 << 8;
+    command[19] = (1 << 29) | ((40 - 1) << 14) | (24 - 1);
+    command[20] = 1 | ((48 >> 2) << 4);
+    command[21] = 1 | (1 << 3) | (15 << 8) | (2 << 21);
+    run(&bus, BlitOp::BlockCopy, &command, 13);
+    for (x, y) in (0..40).flat_map(|x| (0..6).map(move |y| (x, y))) {
+        // Level 1 lies below the 24 rows of level 0.
+        let source = naive_offset(Tiling::Tile4, 4, 256, 3 * 4 + x, 2 * 48 + 24 + 5 + y) as usize;
+        assert_eq!(bus.dump(BASE + HALF + y * 100 + x, 1), before[source..=source]);
+    }
+}
+
+#[test]
+fn offsets_add_to_the_coordinates() {
+    let bus = memory(false);
+    let before = all(&bus);
+    let from = Side { tiling: Tiling::X, pitch: 1024, base: BASE, x: 1, y: 1 };
+    let to = Side { tiling: Tiling::Tile4, pitch: 256, base: BASE + HALF, x: 2, y: 2 };
+    let mut command = block_copy(2, &from, &to, 4, 4);
+    command[6] = point(30, 20);
+    command[11] = point(7, 9);
+    run(&bus, BlitOp::BlockCopy, &command, 1 << 20);
+    for (x, y) in (0..8).flat_map(|x| (0..4).map(move |y| (x, y))) {
+        let source = naive_offset(Tiling::X, 2, 1024, 8 * 2 + x, 10 + y) as usize;
+        let target = naive_offset(Tiling::Tile4, 2, 256, 32 * 2 + x, 22 + y);
+        assert_eq!(bus.dump(BASE + HALF + target, 1), before[source..=source]);
     }
 }
 
@@ -431,7 +472,7 @@ fn legacy_copies_and_fills_know_x_and_y_tiles() {
         let before = all(&bus);
         let command = [
             2 << 29 | 0x53 << 22 | 3 << 20 | 1 << 11 | 8,
-            3 << 24 | 0xcc << 16 | 1024 / 4,
+            3 << 24 | 0xcc << 16 | (1024 / 4),
             point(5, 7),
             point(105, 47),
             to as u32,
@@ -451,7 +492,7 @@ fn legacy_copies_and_fills_know_x_and_y_tiles() {
 
         let fill = [
             2 << 29 | 0x50 << 22 | 3 << 20 | 1 << 11 | 5,
-            3 << 24 | 0xf0 << 16 | 1024 / 4,
+            3 << 24 | 0xf0 << 16 | (1024 / 4),
             point(1, 1),
             point(9, 3),
             to as u32,

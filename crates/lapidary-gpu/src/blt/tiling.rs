@@ -61,14 +61,27 @@ const BLOCK_MASK: u32 = (1 << BLOCK_BITS) - 1;
 /// Most runs in a row of a block.
 const MAX_RUNS: usize = 8;
 
-/// An interleaving of coordinates. Disjoint masks of the bits of an offset in a tile; together they are all its bits.
+/// Most rows of a block.
+const MAX_ROWS: usize = 32;
+
+/// An interleaving of coordinates.
+///
+/// # Invariants
+/// The masks are disjoint and together are all bits of an offset in a tile. Hence offsets in a block are below [`BLOCK`], whatever is combined: a
+/// run, a row, a slice, and a byte of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Swizzle {
     x: u32,
     y: u32,
     z: u32,
-    /// Offset in its block of each run of a row.
+    /// Size of a tile in powers of two: bytes of a row, rows, slices.
+    bits: [u32; 3],
+    /// The same of a block, but for the slices.
+    block_bits: [u32; 2],
+    run_bits: u32,
+    /// Offset in a block of each run of its first row, and of each row.
     runs: [u16; MAX_RUNS],
+    rows: [u16; MAX_ROWS],
 }
 
 impl Swizzle {
@@ -86,49 +99,64 @@ impl Swizzle {
             }
             at += 1;
         }
+        let run_bits = x.trailing_ones();
         let mut runs = [0; MAX_RUNS];
-        let run_bytes = 1 << x.trailing_ones();
         let mut run = 0;
         while run < MAX_RUNS {
-            runs[run] = deposit(run as u32 * run_bytes, x & BLOCK_MASK) as u16;
+            runs[run] = deposit((run as u32) << run_bits, x & BLOCK_MASK) as u16;
             run += 1;
         }
-        Self { x, y, z, runs }
+        let mut rows = [0; MAX_ROWS];
+        let mut row = 0;
+        while row < MAX_ROWS {
+            rows[row] = deposit(row as u32, y & BLOCK_MASK) as u16;
+            row += 1;
+        }
+        let bits = [x.count_ones(), y.count_ones(), z.count_ones()];
+        let block_bits = [(x & BLOCK_MASK).count_ones(), (y & BLOCK_MASK).count_ones()];
+        Self { x, y, z, bits, block_bits, run_bits, runs, rows }
     }
 
     /// Width of a tile in bytes.
     pub const fn width(&self) -> u64 {
-        1 << self.x.count_ones()
+        1 << self.bits[0]
     }
 
     /// Height of a tile in rows.
     pub const fn height(&self) -> u64 {
-        1 << self.y.count_ones()
+        1 << self.bits[1]
     }
 
     /// Depth of a tile in slices.
     pub const fn depth(&self) -> u64 {
-        1 << self.z.count_ones()
+        1 << self.bits[2]
     }
 
     /// Size of a tile in bytes.
     pub const fn size(&self) -> u64 {
-        self.width() * self.height() * self.depth()
+        1 << (self.bits[0] + self.bits[1] + self.bits[2])
     }
 
     /// Width of a block in bytes.
     pub const fn block_width(&self) -> u64 {
-        1 << (self.x & BLOCK_MASK).count_ones()
+        1 << self.block_bits[0]
     }
 
     /// Height of a block in rows.
     pub const fn block_height(&self) -> u64 {
-        1 << (self.y & BLOCK_MASK).count_ones()
+        1 << self.block_bits[1]
     }
 
     /// Bytes that lie side by side both in the image and in memory.
     pub const fn run_bytes(&self) -> u64 {
-        1 << self.x.trailing_ones()
+        1 << self.run_bits
+    }
+
+    /// Offset of a byte in a surface of such tiles, whose rows are `pitch` bytes apart. `z` is a slice of the tiles.
+    pub const fn surface_offset(&self, pitch: u64, x: u64, y: u64, z: u64) -> u64 {
+        let row = (y >> self.bits[1]) * (pitch << (self.bits[1] + self.bits[2]));
+        let column = (x >> self.bits[0]) << (self.bits[0] + self.bits[1] + self.bits[2]);
+        row + column + self.offset(x, y, z)
     }
 
     /// Offset of a byte in its tile. The coordinates count from the tile's corner; higher bits are ignored.
@@ -136,9 +164,61 @@ impl Swizzle {
         (deposit(x as u32, self.x) | deposit(y as u32, self.y) | deposit(z as u32, self.z)) as u64
     }
 
-    /// Offsets of the runs of a row, in the block and relative to the row's first run.
-    pub fn runs(&self) -> &[u16; MAX_RUNS] {
-        &self.runs
+    /// A row of a block, from its byte `x` on. The coordinates may count from the surface's corner.
+    pub fn row(&self, x: u64, y: u64, z: u64) -> Row<'_> {
+        let row = self.rows[(y & (self.block_height() - 1)) as usize];
+        let slice = deposit(z as u32, self.z) & BLOCK_MASK;
+        Row {
+            start: usize::from(row) + slice as usize,
+            runs: &self.runs,
+            run_bits: self.run_bits,
+            x: (x & (self.block_width() - 1)) as usize,
+            width: 1 << self.block_bits[0],
+        }
+    }
+}
+
+/// A part of a row of a block, from some byte to the block's edge.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    start: usize,
+    runs: &'a [u16; MAX_RUNS],
+    run_bits: u32,
+    x: usize,
+    width: usize,
+}
+
+impl Row<'_> {
+    /// Bytes up to the block's edge.
+    #[expect(clippy::len_without_is_empty, reason = "a row has at least one byte")]
+    pub fn len(&self) -> usize {
+        self.width - self.x
+    }
+
+    /// Calls `each` with the offset in the block, the offset in the row's wanted part, and the length of each run of the first `len` bytes.
+    /// Offset plus length never exceed [`BLOCK`].
+    ///
+    /// # Panics
+    /// If the row is not that long.
+    #[inline(always)]
+    pub fn for_each(&self, len: usize, mut each: impl FnMut(usize, usize, usize)) {
+        assert!(len <= self.len(), "{len} bytes from {} on leave a row of {}", self.x, self.width);
+        let run_bytes = 1 << self.run_bits;
+        if self.run_bits == 4 && (self.x | len) & 15 == 0 {
+            // Whole runs of the usual length: known to the compiler, each becomes one load and one store.
+            for (index, &run) in self.runs[self.x / 16..(self.x + len) / 16].iter().enumerate() {
+                each(self.start + usize::from(run), 16 * index, 16);
+            }
+            return;
+        }
+        let mut done = 0;
+        while done < len {
+            let x = self.x + done;
+            let within = x & (run_bytes - 1);
+            let now = (run_bytes - within).min(len - done);
+            each(self.start + usize::from(self.runs[x >> self.run_bits]) + within, done, now);
+            done += now;
+        }
     }
 }
 
