@@ -1,6 +1,6 @@
 //! `MI_ATOMIC`: read, modify and write in one go.
 //!
-//! Header: opcode [15:8], return data [16], operands inline [18], size [20:19]. Operands are inline, operand 1 and operand 2 taking turns
+//! Header: opcode in bits 15:8, return data 16, operands inline 18, size 20:19. Operands are inline, operand 1 and operand 2 taking turns
 //! by the dword, or in registers: operand 1 in R0 (and R1), operand 2 in R2 (and R3). With "return data" the old value goes to R2.
 //! Bits 6:5 of the opcode repeat the size: 4, 8 or 16 bytes; only the compare-and-write exists for 16.
 

@@ -1,6 +1,6 @@
 //! `MI_MATH`: a small 64-bit arithmetic unit over the general-purpose registers.
 //!
-//! An instruction is one dword: opcode [31:20], operand 1 [19:10], operand 2 [9:0]. Operands: 0 to 15 are registers, then the unit's own
+//! An instruction is one dword: opcode in bits 31:20, operand 1 in 19:10, operand 2 in 9:0. Operands: 0 to 15 are registers, then the unit's own
 //! two sources, its accumulator, and its two flags, which read as all zeros or all ones.
 
 use crate::{
