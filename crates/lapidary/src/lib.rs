@@ -9,6 +9,7 @@
 //! | [`reaper`] | a thread that lets go of what can't be let go where it is dropped |
 //! | [`gem`] | buffer objects and the handles that name them |
 //! | [`residency`] | memory regions, their allocators, eviction |
+//! | [`dma_buf`] | sharing buffers between devices |
 //! | [`userptr`] | GPU use of memory that a program allocated for itself |
 //! | [`sched`] | jobs that wait for fences, in queues |
 //! | [`syncobj`] | containers of fences that programs name: binary and timeline |
@@ -23,6 +24,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "std")]
+pub mod dma_buf;
 #[cfg(feature = "std")]
 pub mod exec;
 #[cfg(feature = "std")]
