@@ -26,14 +26,15 @@
 //! # Who runs a job
 //!
 //! The thread that pushes it, before [`Armed::push`] returns, if it is ready then and nobody runs jobs of this queue at the
-//! moment. So a bind whose dependencies are satisfied is in effect when the call returns. Everything else runs on the
-//! scheduler's workers, higher priorities first. Both ways the backend runs in a
+//! moment. So a bind whose dependencies are satisfied is in effect when the call returns; where a worker may be at an earlier
+//! one, [`Queue::catch_up`] makes sure. Everything else runs on the scheduler's workers, higher priorities first. Both ways the backend runs in a
 //! [signalling section](crate::fence::signalling()): it may not take reservations, nor wait for fences.
 //!
 //! # Locking
 //!
-//! One lock per queue, one for the list of queues that are ready, never held together and never while foreign code runs. Arming,
-//! pushing and killing are allowed under any reservation and in callbacks.
+//! One lock per queue, one for the list of queues that are ready, never held together and never while foreign code runs: callbacks
+//! are registered without them too, as a container that signals meanwhile runs them. Arming, pushing and killing are allowed under
+//! any reservation and in callbacks.
 //!
 //! What this module leaves to others: what a job does (the backend), how long it may take (the engine), which fences it must wait
 //! for ([`Reservation::fences`](crate::resv::Reservation::fences) and the syncobjs of the submission).

@@ -1,10 +1,14 @@
 //! Queues and the jobs in them.
 
-use std::{collections::VecDeque, fmt};
+use std::{
+    collections::VecDeque,
+    fmt,
+    thread::{self, ThreadId},
+};
 
 use crate::{
-    fence::{CallbackId, Fence, FenceContext, FenceError, Signaller, Timeline, signalling},
-    sync::{Arc, Mutex, MutexGuard},
+    fence::{self, CallbackId, Fence, FenceContext, FenceError, Seqno, Signaller, Timeline, signalling},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
 use super::{ArmError, Backend, Priority, worker::Scheduler};
@@ -37,14 +41,16 @@ pub(super) struct Inner<B: Backend> {
     timeline: Timeline,
     config: QueueConfig,
     state: Mutex<State<B::Work>>,
+    /// Wakes those who wait for the runner to come to an end.
+    rested: Condvar,
 }
 
 /// # Invariants
 /// `entries` are in the order of their fences' numbers. Only the first has a callback registered.
 struct State<W> {
     entries: VecDeque<Entry<W>>,
-    /// Whether some thread hands jobs to the backend.
-    running: bool,
+    /// The thread that hands jobs to the backend now.
+    runner: Option<ThreadId>,
     /// Whether the queue is on the list of ready queues.
     listed: bool,
     killed: Option<FenceError>,
@@ -70,13 +76,21 @@ struct Job<W> {
     work: W,
     /// What has not been looked at yet, last one first.
     dependencies: Vec<Fence>,
-    registered: Option<(Fence, CallbackId)>,
+    awaited: Option<Awaited>,
+}
+
+/// The dependency that the first job waits for.
+struct Awaited {
+    fence: Fence,
+    /// `None` while it is being registered.
+    callback: Option<CallbackId>,
 }
 
 /// What to do with the first job, without the lock.
 enum Step<W> {
     Run(W, Signaller),
     Fail { after: Option<Fence>, done: Signaller },
+    Await { job: Seqno, fence: Fence },
 }
 
 /// A job's place in its queue. Dropping it fails the job.
@@ -100,14 +114,20 @@ impl<B: Backend> Queue<B> {
     pub(super) fn new(scheduler: Scheduler<B>, config: QueueConfig) -> Self {
         let state = State {
             entries: VecDeque::new(),
-            running: false,
+            runner: None,
             listed: false,
             killed: None,
             in_flight: None,
             last: None,
         };
         let timeline = Timeline::new(config.name.clone());
-        Self(Arc::new(Inner { scheduler, timeline, config, state: Mutex::new(state) }))
+        Self(Arc::new(Inner {
+            scheduler,
+            timeline,
+            config,
+            state: Mutex::new(state),
+            rested: Condvar::new(),
+        }))
     }
 
     /// Takes the next place in the queue.
@@ -158,11 +178,29 @@ impl<B: Backend> Queue<B> {
         let mut failing = Vec::with_capacity(entries.len());
         for Entry { done, stage } in entries {
             failing.push(done);
-            if let Stage::Waiting(Job { registered: Some((fence, callback)), .. }) = &stage {
-                fence.remove_callback(*callback);
+            if let Stage::Waiting(Job { awaited: Some(Awaited { fence, callback: Some(id) }), .. }) = &stage {
+                fence.remove_callback(*id);
             }
         }
         fail_after(in_flight, failing, error);
+    }
+
+    /// Returns when every job whose turn has come has been handed to the backend: runs those that a worker has not come to
+    /// yet, and waits while another thread runs some. What still waits is behind a fence, or behind a job that was armed and
+    /// not pushed.
+    ///
+    /// Pushing to an inline queue does this too, but does not wait for another thread.
+    ///
+    /// # Panics
+    /// In debug builds, in a [signalling section](crate::fence::signalling()).
+    #[track_caller]
+    pub fn catch_up(&self) {
+        fence::assert_may_block("catching up with a queue");
+        let mut state = self.0.state.lock();
+        while state.runner.is_some_and(|runner| runner != thread::current().id()) {
+            self.0.rested.wait(&mut state);
+        }
+        drop(self.0.drain(state, usize::MAX));
     }
 
     /// Why the queue takes no more jobs, if it does not.
@@ -215,7 +253,7 @@ impl<B: Backend> Armed<B> {
         let mut dependencies: Vec<Fence> = dependencies.into_iter().filter(pending).collect();
         dependencies.reverse();
         self.pushed = true;
-        let job = Job { work, dependencies, registered: None };
+        let job = Job { work, dependencies, awaited: None };
         let refused = self.queue.settle(&self.fence, Stage::Waiting(job));
         drop(refused);
         self.fence.clone()
@@ -243,7 +281,7 @@ impl<B: Backend> Inner<B> {
                 true => drop(self.drain(state, usize::MAX)),
                 false => self.list(state),
             }
-        } else if self.config.inline && !state.running {
+        } else if self.config.inline && state.runner.is_none() {
             // Earlier jobs may be ready, and listed for a worker that has not come to them yet.
             drop(self.drain(state, usize::MAX));
         }
@@ -258,7 +296,7 @@ impl<B: Backend> Inner<B> {
 
     /// Has a worker run what is ready, unless somebody does already.
     fn list(self: &Arc<Self>, mut state: MutexGuard<'_, State<B::Work>>) {
-        if state.running || state.listed {
+        if state.runner.is_some() || state.listed {
             return;
         }
         state.listed = true;
@@ -282,22 +320,16 @@ impl<B: Backend> Inner<B> {
         mut state: MutexGuard<'a, State<B::Work>>,
         mut turn: usize,
     ) -> Option<MutexGuard<'a, State<B::Work>>> {
-        if state.running {
+        if state.runner.is_some() {
             return None;
         }
-        state.running = true;
+        state.runner = Some(thread::current().id());
         let mut runner = Runner { queue: self, unwinding: true };
-        loop {
+        let ended = loop {
             if turn == 0 {
-                runner.unwinding = false;
-                state.running = false;
-                return Some(state);
+                break false;
             }
-            let Some(step) = self.next_step(&mut state) else {
-                runner.unwinding = false;
-                state.running = false;
-                return None;
-            };
+            let Some(step) = state.next_step() else { break true };
             turn -= 1;
             drop(state);
             match step {
@@ -306,46 +338,82 @@ impl<B: Backend> Inner<B> {
                     self.scheduler.backend().run(work, done);
                 }
                 Step::Fail { after, done } => fail_after(after, vec![done], FenceError::Cancelled),
+                Step::Await { job, fence } => self.register(job, fence),
             }
             state = self.state.lock();
-        }
+        };
+        runner.unwinding = false;
+        state.runner = None;
+        self.rested.notify_all();
+        (!ended).then_some(state)
     }
 
-    /// Takes the first job out if its turn has come; otherwise sees to it that its dependencies wake the queue.
-    fn next_step(self: &Arc<Self>, state: &mut State<B::Work>) -> Option<Step<B::Work>> {
-        let ready = match &mut state.entries.front_mut()?.stage {
-            Stage::Armed => false,
-            Stage::Abandoned => true,
-            Stage::Waiting(job) => self.is_ready(job),
-        };
-        if !ready {
-            return None;
+    /// Has `fence` wake the queue for the sake of `job`. Not under the lock: a container that signals meanwhile runs its
+    /// callbacks in this thread.
+    fn register(self: &Arc<Self>, job: Seqno, fence: Fence) {
+        let queue = self.clone();
+        let registered = fence.add_callback(move |_| queue.wake());
+        let mut state = self.state.lock();
+        let awaited = state.awaited(job);
+        match (registered, awaited) {
+            (Ok(id), Some(awaited)) => awaited.callback = Some(id),
+            (Ok(id), None) => {
+                // The queue was killed.
+                drop(state);
+                fence.remove_callback(id);
+            }
+            // The next look finds it signalled.
+            (Err(_), _) => {}
         }
-        let Entry { done, stage } = state.entries.pop_front()?;
+    }
+}
+
+impl<W> State<W> {
+    /// Takes the first job out if its turn has come, or what is to be done to that end. `None` if there is nothing to do until
+    /// something happens.
+    fn next_step(&mut self) -> Option<Step<W>> {
+        let first = self.entries.front_mut()?;
+        match &mut first.stage {
+            Stage::Armed => return None,
+            Stage::Abandoned => {}
+            Stage::Waiting(job) => {
+                if !job.look() {
+                    let Awaited { fence, callback } = job.awaited.as_ref()?;
+                    let fence = callback.is_none().then(|| fence.clone())?;
+                    return Some(Step::Await { job: first.done.fence().seqno(), fence });
+                }
+            }
+        }
+        let Entry { done, stage } = self.entries.pop_front()?;
         let Stage::Waiting(job) = stage else {
-            return Some(Step::Fail { after: state.in_flight.clone(), done });
+            return Some(Step::Fail { after: self.in_flight.clone(), done });
         };
-        state.in_flight = Some(done.fence().clone());
+        self.in_flight = Some(done.fence().clone());
         Some(Step::Run(job.work, done))
     }
 
-    /// Whether all dependencies have signalled. If not, the first that has not will wake the queue.
-    fn is_ready(self: &Arc<Self>, job: &mut Job<B::Work>) -> bool {
-        if let Some((fence, _)) = &job.registered {
+    /// What the first job waits for, if that job is `job`.
+    fn awaited(&mut self, job: Seqno) -> Option<&mut Awaited> {
+        let first = self.entries.front_mut().filter(|first| first.done.fence().seqno() == job)?;
+        match &mut first.stage {
+            Stage::Waiting(job) => job.awaited.as_mut(),
+            Stage::Armed | Stage::Abandoned => None,
+        }
+    }
+}
+
+impl<W> Job<W> {
+    /// Whether all dependencies have signalled. If not, the first that has not is the one to wait for.
+    fn look(&mut self) -> bool {
+        // The callback of one that has signalled finds nothing to do, or has run.
+        self.awaited.take_if(|awaited| awaited.fence.is_signalled());
+        while self.awaited.is_none() {
+            let Some(fence) = self.dependencies.pop() else { return true };
             if !fence.is_signalled() {
-                return false;
-            }
-            // Its callback finds nothing to do, or has run.
-            job.registered = None;
-        }
-        while let Some(fence) = job.dependencies.pop() {
-            let queue = self.clone();
-            if let Ok(callback) = fence.add_callback(move |_| queue.wake()) {
-                job.registered = Some((fence, callback));
-                return false;
+                self.awaited = Some(Awaited { fence, callback: None });
             }
         }
-        true
+        false
     }
 }
 
@@ -359,7 +427,8 @@ impl<B: Backend> Drop for Runner<'_, B> {
     fn drop(&mut self) {
         if self.unwinding {
             let mut state = self.queue.state.lock();
-            state.running = false;
+            state.runner = None;
+            self.queue.rested.notify_all();
             self.queue.list(state);
         }
     }
