@@ -317,6 +317,11 @@ impl Owned {
     fn new(attachment: Attachment) -> Self {
         Self(NonNull::from(Box::leak(Box::new(attachment))))
     }
+
+    fn get(&self) -> &Attachment {
+        // SAFETY: allocated by `new`, freed by `drop` alone, and never changed in between.
+        unsafe { self.0.as_ref() }
+    }
 }
 
 impl Drop for Owned {
@@ -338,9 +343,8 @@ impl Table {
         self.check(start, len)?;
         let mut attachments = self.attachments.lock();
         let before = attachments.range(..start + len).next_back();
-        // SAFETY: what the map owns is alive.
         if let Some((&other, found)) = before
-            && other + unsafe { found.0.as_ref() }.len > start
+            && other + found.get().len > start
         {
             return Err(AttachError::InUse { at: self.addr(start), other: DevAddr(other) });
         }
@@ -355,8 +359,7 @@ impl Table {
     fn detach(&self, start: u64) -> Option<Owned> {
         let mut attachments = self.attachments.lock();
         let owned = attachments.remove(&start)?;
-        // SAFETY: still owned by us.
-        let len = unsafe { owned.0.as_ref() }.len;
+        let len = owned.get().len;
         self.for_each_entry(start, len, |entry| entry.store(ptr::null_mut(), Release));
         self.attached.fetch_sub(len, Relaxed);
         Some(owned)

@@ -149,7 +149,7 @@ impl<'a> Edit<'a> {
         let mut at = piece.span.start();
         while at < piece.span.end() {
             let target = piece.target.offset(at - piece.span.start());
-            let grouped = at % size == 0 && piece.span.end() - at >= size && target.is_aligned(size);
+            let grouped = at.is_multiple_of(size) && piece.span.end() - at >= size && target.is_aligned(size);
             let count = if grouped { GROUP } else { 1 };
             if !grouped {
                 Self::ungroup(node, index(at, 0));
