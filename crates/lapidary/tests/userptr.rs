@@ -76,6 +76,13 @@ impl Program {
         done
     }
 
+    /// Returns when an invalidation has visited the first userptr: it is on then, under the notifier's lock.
+    fn until_invalidated(&self) {
+        while self.space.invalidated.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+    }
+
     fn valid(&self, userptr: &Userptr<&'static str>) -> bool {
         userptr.is_valid(&self.mm.notifier())
     }
@@ -128,6 +135,7 @@ fn h10_each_overlapping_userptr_is_visited_once_dying_ones_included() {
     let thread =
         std::thread::spawn(move || ended.send(mm.invalidate(0x2800..0x9000, Blocking::May)).unwrap());
     // The invalidation waits for the job: it ends after it, with each visited once
+    program.until_invalidated();
     done.signal();
     assert_eq!(end.recv().unwrap(), Ok(2));
     thread.join().unwrap();
@@ -171,12 +179,9 @@ fn h11_nothing_begins_while_an_invalidation_is_on() {
     let userptr = program.pinned(0x1000..0x2000);
     let done = program.submit();
 
-    let (mm, space) = (program.mm.clone(), program.space.clone());
+    let mm = program.mm.clone();
     let thread = std::thread::spawn(move || mm.invalidate(0x1000..0x2000, Blocking::May));
-    // Once the pages are gone the invalidation is on, and waits for the job
-    while space.invalidated.lock().unwrap().is_empty() {
-        std::thread::yield_now();
-    }
+    program.until_invalidated();
     let early = userptr.start_pin(Deadline::poll(), &Interrupt::none());
     assert!(matches!(early, Err(WaitError::TimedOut)));
 
