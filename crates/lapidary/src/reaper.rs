@@ -23,6 +23,7 @@ use std::{
     thread::{self, JoinHandle, ThreadId},
 };
 
+use crate::fence::assert_may_block;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Work to do later: lets go of what its closure owns.
@@ -97,12 +98,17 @@ impl Reaper {
     /// Returns when all releases queued before the call, and those that they queue in turn, have run.
     ///
     /// Called by a release it does nothing: a release can't wait for its own end.
+    ///
+    /// # Panics
+    /// In debug builds, in a [signalling section](crate::fence::signalling()).
+    #[track_caller]
     pub fn flush(&self) {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
         if state.running.is_some_and(|(_, thread)| thread == thread::current().id()) {
             return;
         }
+        assert_may_block("flushing a reaper");
         let until = state.now;
         state.now += 1;
         while state.pending.first_key_value().is_some_and(|(epoch, _)| *epoch <= until) {
@@ -117,6 +123,10 @@ impl Reaper {
     }
 
     /// Runs what is queued, ends the worker and waits for its end. A later [`queue`](Self::queue) starts another.
+    ///
+    /// # Panics
+    /// As [`flush`](Self::flush).
+    #[track_caller]
     pub fn shutdown(&self) {
         self.flush();
         let worker = {
