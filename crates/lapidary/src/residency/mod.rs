@@ -9,6 +9,50 @@
 //! - *evict*: move an object to system memory because another needs its place. It is validated before its next use.
 //! - *mover*: the driver's part of a move: it stops users, rewrites page tables, tells importers.
 //!
+//! # How a driver uses it
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use lapidary::{exec::{Duplicates, Exec}, fence::Interrupt, gem::*, reaper::Reaper, residency::*, resv::ResvGuard};
+//!
+//! struct Bo { bytes: Arc<[u8]> } // the memfd, the list of its mappings, …
+//! impl ObjectData for Bo {
+//!     type Memory = Arc<[u8]>; // what must outlive the GPU's use
+//!     fn into_memory(self) -> Self::Memory { self.bytes }
+//! }
+//! struct Driver;
+//! impl Mover<Bo> for Driver {
+//!     fn moved(&self, object: &Object<Bo>, _: &mut ResvGuard<'_>, change: &Move) {
+//!         // detach the bytes from `change.from`, attach them at `change.to`, zap page tables, mark mappings
+//!     }
+//! }
+//!
+//! let (system, vram) = (RegionId::new(0).unwrap(), RegionId::new(1).unwrap());
+//! let regions = vec![
+//!     RegionConfig { id: system, kind: RegionKind::System, size: 1 << 34, chunk: 1 << 12 },
+//!     RegionConfig { id: vram, kind: RegionKind::Vram, size: 1 << 33, chunk: 1 << 16 },
+//! ];
+//! let graveyard = Graveyard::new(Reaper::new());
+//! let manager = Manager::new(ManagerConfig { regions, evict_to: system }, graveyard.clone(), Arc::new(Driver))?;
+//!
+//! // Creating a buffer: `placements` are what the client allowed.
+//! let placements = vec![Placement::preferred(vram), Placement::fallback(system)];
+//! let place = PlaceConfig { placements, account: Some(Account::new()), ..PlaceConfig::default() };
+//! let config = ObjectConfig { size: 1 << 20, resv: None, place };
+//! let object = Object::new(&graveyard, config, Bo { bytes: Arc::from([]) });
+//! manager.populate(&object, &Interrupt::none())?;
+//!
+//! // Before a submission: lock what it uses, bring back what was evicted.
+//! let interrupt = Interrupt::none();
+//! let (exec, ()) = Exec::run(Duplicates::Allow, &interrupt, |exec| {
+//!     exec.lock(object.resv())?;
+//!     manager.validate(exec, &object, &interrupt)
+//! })?;
+//! assert_eq!(object.allocation().unwrap().region().id(), vram);
+//! # drop(exec);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Locking and order
 //!
 //! ```text
