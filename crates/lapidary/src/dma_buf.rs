@@ -7,7 +7,9 @@
 //!
 //! - *attachment*: one importer's tie to a buffer. It is *mapped* or not. See [`Attachment`].
 //! - *dynamic*: the importer can follow when the exporter moves the buffer: it is told ([`Importer::moved`]), its mapping is gone, and it
-//!   maps again before its next use. A *static* attachment pins the buffer instead.
+//!   maps again before its next use. A *static* attachment pins the buffer instead, for as long as it is attached.
+//! - *pin*: while there is one, the exporter does not move the buffer. A dynamic importer may take one for a while (to show the
+//!   buffer on a screen, say).
 //! - *self-import*: a device that is given its own buffer finds the object behind it and imports nothing.
 //!
 //! # Locking
@@ -19,6 +21,15 @@
 //! Dropping a mapped attachment unmaps it, for which it takes the exporter's reservation: at once if it is free, on the reaper
 //! otherwise. So an attachment may be dropped under any lock, that one included.
 //!
+//! # Who keeps whom
+//!
+//! ```text
+//!   importer's object ──▶ Attachment ──▶ DmaBuf ──▶ Exporter: the exporter's object
+//!           ▲                              │               ╎
+//!           └╌╌╌╌ Importer, weak ╌╌╌╌╌╌╌╌╌╌┘◀╌ ExportSlot, ┘
+//!                                                    weak
+//! ```
+//!
 //! What this module leaves to others: descriptors (the device server), what the bytes are (`P`).
 
 use std::{any::Any, fmt};
@@ -29,7 +40,7 @@ use crate::{
     resv::{Reservation, ResvGuard, Usage},
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -54,6 +65,9 @@ pub enum DmaBufError {
     /// The exporter has no memory to put the buffer where the importer reaches it.
     #[error("no memory to place the buffer where the importer reaches it")]
     NoMemory,
+    /// The buffer is pinned where it is.
+    #[error("the buffer is pinned {0} times and can't move")]
+    Pinned(usize),
     /// The exporter does not do that.
     #[error("the exporter does not support this")]
     Unsupported,
@@ -77,7 +91,7 @@ pub trait Exporter<P>: Send + Sync {
     /// Takes pages back that [`map`](Self::map) gave.
     fn unmap(&self, guard: &mut ResvGuard<'_>, pages: P);
 
-    /// Keeps the buffer where it is, for a static attachment.
+    /// Keeps the buffer where it is, until as many [`unpin`](Self::unpin)s: for static attachments, and for dynamic ones that ask.
     ///
     /// # Errors
     /// [`DmaBufError`]; static importers are refused then.
@@ -124,10 +138,31 @@ struct Inner<P> {
     attachments: Mutex<Vec<Arc<Tie<P>>>>,
 }
 
-/// What buffer and attachment share.
+/// What buffer and attachment share. All of it changes only under the exporter's reservation.
 struct Tie<P> {
-    importer: Option<Arc<dyn Importer>>,
-    pages: Mutex<Option<P>>,
+    /// The importing side, if it follows moves.
+    importer: Option<Weak<dyn Importer>>,
+    mapping: Mutex<Option<Mapping<P>>>,
+    pins: AtomicUsize,
+}
+
+struct Mapping<P> {
+    access: Access,
+    pages: P,
+}
+
+impl<P> Tie<P> {
+    fn take_pages(&self) -> Option<P> {
+        self.mapping.lock().take().map(|mapping| mapping.pages)
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.mapping.lock().is_some()
+    }
+
+    fn pins(&self) -> usize {
+        self.pins.load(Ordering::Relaxed)
+    }
 }
 
 /// An importer's tie to a buffer. Owns the mapping: dropping it unmaps and detaches.
@@ -169,19 +204,20 @@ impl<P: Send + 'static> DmaBuf<P> {
         self.0.origin.clone().downcast().ok()
     }
 
-    /// Attaches an importer that follows moves. `own` is the reservation of the importer's own object.
+    /// Attaches an importer that follows moves. `own` is the reservation of the importer's own object. The importer is usually
+    /// part of that object, which holds the attachment: so it is not kept alive from here, and no longer told once it is gone.
     ///
     /// # Errors
     /// [`DmaBufError::SharedReservation`] if that is the exporter's.
     pub fn attach(
         &self,
         own: &Reservation,
-        importer: Arc<dyn Importer>,
+        importer: Weak<dyn Importer>,
     ) -> Result<Attachment<P>, DmaBufError> {
         if own.ptr_eq(self.resv()) {
             return Err(DmaBufError::SharedReservation);
         }
-        Ok(self.tie(Some(importer)))
+        Ok(self.tie(Some(importer), 0))
     }
 
     /// Attaches an importer that can't follow moves: the buffer is pinned until the attachment is dropped.
@@ -198,30 +234,40 @@ impl<P: Send + 'static> DmaBuf<P> {
         }
         self.check(guard)?;
         self.0.exporter.pin(guard)?;
-        Ok(self.tie(None))
+        Ok(self.tie(None, 1))
     }
 
     /// The exporter is about to move the buffer, and holds its reservation: tells every importer that follows, and takes their mappings
     /// back. Called before the fences are waited for, as importers may add some.
     ///
     /// # Errors
-    /// [`DmaBufError::WrongLock`]; nothing has happened then.
+    /// [`DmaBufError::WrongLock`], or [`DmaBufError::Pinned`] if an attachment has the buffer pinned: it must stay where it is.
+    /// Nothing has happened then.
     pub fn move_notify(&self, guard: &mut ResvGuard<'_>) -> Result<(), DmaBufError> {
-        self.check(guard)?;
+        let pins = self.pins(guard)?;
+        if pins > 0 {
+            return Err(DmaBufError::Pinned(pins));
+        }
         let ties: Vec<Arc<Tie<P>>> = self.0.attachments.lock().clone();
-        for tie in ties {
-            let Some(importer) = &tie.importer else { continue };
+        for tie in ties.into_iter().filter(|tie| tie.is_mapped()) {
             // Before the pages are taken: the importer may still look at them.
-            if tie.pages.lock().is_none() {
-                continue;
+            if let Some(importer) = tie.importer.as_ref().and_then(Weak::upgrade) {
+                importer.moved(guard);
             }
-            importer.moved(guard);
-            let pages = tie.pages.lock().take();
-            if let Some(pages) = pages {
+            if let Some(pages) = tie.take_pages() {
                 self.0.exporter.unmap(guard, pages);
             }
         }
         Ok(())
+    }
+
+    /// How many pins attachments have on the buffer.
+    ///
+    /// # Errors
+    /// [`DmaBufError::WrongLock`].
+    pub fn pins(&self, guard: &ResvGuard<'_>) -> Result<usize, DmaBufError> {
+        self.check(guard)?;
+        Ok(self.0.attachments.lock().iter().map(|tie| tie.pins()).sum())
     }
 
     /// What CPU access must wait for before [`begin_cpu_access`](Self::begin_cpu_access).
@@ -254,8 +300,8 @@ impl<P: Send + 'static> DmaBuf<P> {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn tie(&self, importer: Option<Arc<dyn Importer>>) -> Attachment<P> {
-        let tie = Arc::new(Tie { importer, pages: Mutex::new(None) });
+    fn tie(&self, importer: Option<Weak<dyn Importer>>, pins: usize) -> Attachment<P> {
+        let tie = Arc::new(Tie { importer, mapping: Mutex::new(None), pins: AtomicUsize::new(pins) });
         self.0.attachments.lock().push(tie.clone());
         Attachment { buf: self.clone(), tie }
     }
@@ -266,11 +312,10 @@ impl<P: Send + 'static> DmaBuf<P> {
 
     /// Takes back all that an attachment has.
     fn untie(&self, guard: &mut ResvGuard<'_>, tie: &Arc<Tie<P>>) {
-        let pages = tie.pages.lock().take();
-        if let Some(pages) = pages {
+        if let Some(pages) = tie.take_pages() {
             self.0.exporter.unmap(guard, pages);
         }
-        if tie.importer.is_none() {
+        for _ in 0..tie.pins.swap(0, Ordering::Relaxed) {
             self.0.exporter.unpin(guard);
         }
         self.0.attachments.lock().retain(|other| !Arc::ptr_eq(other, tie));
@@ -283,19 +328,46 @@ impl<P: Send + 'static> Attachment<P> {
         &self.buf
     }
 
-    /// Maps the attachment, unless it is mapped. What the buffer's reservation holds as [`Usage::Kernel`] must be waited for
-    /// before the pages are used.
+    /// Maps the attachment, unless it is mapped with enough access; one that is mapped with less is mapped anew. What the buffer's
+    /// reservation holds as [`Usage::Kernel`] must be waited for before the pages are used.
     ///
     /// # Errors
-    /// [`DmaBufError`].
+    /// [`DmaBufError`]. The attachment is not mapped then, unless the lock was the wrong one.
     pub fn map(&self, guard: &mut ResvGuard<'_>, access: Access) -> Result<(), DmaBufError> {
         self.buf.check(guard)?;
-        if self.is_mapped() {
-            return Ok(());
+        let mapped = self.tie.mapping.lock().as_ref().map(|mapping| mapping.access);
+        match mapped {
+            Some(mapped) if mapped == access || mapped == Access::ReadWrite => return Ok(()),
+            Some(_) => self.unmap(guard)?,
+            None => {}
         }
         let pages = self.buf.0.exporter.map(guard, access)?;
         // Only holders of the guard set it, so it is still empty.
-        *self.tie.pages.lock() = Some(pages);
+        *self.tie.mapping.lock() = Some(Mapping { access, pages });
+        Ok(())
+    }
+
+    /// Keeps the buffer where it is until [`unpin`](Self::unpin), or until the attachment is dropped. Pins are counted.
+    ///
+    /// # Errors
+    /// [`DmaBufError::WrongLock`], or what the exporter says.
+    pub fn pin(&self, guard: &mut ResvGuard<'_>) -> Result<(), DmaBufError> {
+        self.buf.check(guard)?;
+        self.buf.0.exporter.pin(guard)?;
+        self.tie.pins.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes back one [`pin`](Self::pin). The one that a static attachment came with stays; more than there are do nothing.
+    ///
+    /// # Errors
+    /// [`DmaBufError::WrongLock`].
+    pub fn unpin(&self, guard: &mut ResvGuard<'_>) -> Result<(), DmaBufError> {
+        self.buf.check(guard)?;
+        if self.tie.pins() > usize::from(self.tie.importer.is_none()) {
+            self.tie.pins.fetch_sub(1, Ordering::Relaxed);
+            self.buf.0.exporter.unpin(guard);
+        }
         Ok(())
     }
 
@@ -305,8 +377,7 @@ impl<P: Send + 'static> Attachment<P> {
     /// [`DmaBufError::WrongLock`].
     pub fn unmap(&self, guard: &mut ResvGuard<'_>) -> Result<(), DmaBufError> {
         self.buf.check(guard)?;
-        let pages = self.tie.pages.lock().take();
-        if let Some(pages) = pages {
+        if let Some(pages) = self.tie.take_pages() {
             self.buf.0.exporter.unmap(guard, pages);
         }
         Ok(())
@@ -314,10 +385,11 @@ impl<P: Send + 'static> Attachment<P> {
 
     /// Whether the attachment is mapped. Without the exporter's reservation it may not be the next moment.
     pub fn is_mapped(&self) -> bool {
-        self.tie.pages.lock().is_some()
+        self.tie.is_mapped()
     }
 
-    /// Looks at the pages of a mapped attachment; `None` if it is not mapped. `look` must not map, unmap or drop this attachment.
+    /// Looks at the pages of a mapped attachment; `None` if it is not mapped. `look` must not use this
+    /// attachment.
     ///
     /// # Errors
     /// [`DmaBufError::WrongLock`].
@@ -327,7 +399,7 @@ impl<P: Send + 'static> Attachment<P> {
         look: impl FnOnce(&P) -> R,
     ) -> Result<Option<R>, DmaBufError> {
         self.buf.check(guard)?;
-        Ok(self.tie.pages.lock().as_ref().map(look))
+        Ok(self.tie.mapping.lock().as_ref().map(|mapping| look(&mapping.pages)))
     }
 }
 
