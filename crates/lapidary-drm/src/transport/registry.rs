@@ -14,10 +14,11 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use lapidary_protocol::channel::Identity;
 use parking_lot::{Condvar, Mutex, RwLock};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socketpair, sockopt};
 
@@ -201,9 +202,16 @@ pub(super) fn identity_of(fd: impl AsFd) -> Option<Identity> {
         return Some(Identity::Socket(cookie));
     }
     let stat = rustix::fs::fstat(&fd).ok()?;
-    // Seals exist on memfds alone, whose inode numbers are unique among themselves.
-    rustix::fs::fcntl_get_seals(&fd).ok()?;
-    Some(Identity::Memfd(stat.st_ino))
+    (stat.st_dev == memfd_device()?).then_some(Identity::Memfd(stat.st_ino))
+}
+
+/// The device that all memfds are on, and nothing else that a client could make: inode numbers tell them apart.
+fn memfd_device() -> Option<u64> {
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let memfd = memfd_create("lapidary-probe", MemfdFlags::CLOEXEC).ok()?;
+        rustix::fs::fstat(memfd).ok().map(|stat| stat.st_dev)
+    })
 }
 
 impl Entry {
