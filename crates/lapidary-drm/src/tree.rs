@@ -139,7 +139,9 @@ impl Builder {
     /// What is the same whatever the cards.
     fn commons(&mut self) -> Result<(), TreeError> {
         // Real cards are hidden, and so is what real drivers say about themselves.
-        for path in ["/dev/dri", "/sys/class/drm", "/sys/kernel/debug/dri", "/proc/sys/dev/xe", "/proc/sys/dev/i915"] {
+        for path in
+            ["/dev/dri", "/sys/class/drm", "/sys/kernel/debug/dri", "/proc/sys/dev/xe", "/proc/sys/dev/i915"]
+        {
             self.own(path)?;
         }
         self.own(&format!("/sys/dev/char/{DRM_MAJOR}:*"))?;

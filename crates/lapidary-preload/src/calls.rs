@@ -40,8 +40,14 @@ pub(crate) unsafe fn ioctl(fd: c_int, cmd: u32, argument: *mut c_void) -> Ours<c
     let identity = our_identity(fd)?;
     let size = ((cmd >> 16 & 0x3fff) as usize).min(ARG_BYTES);
     let (reads, writes) = (cmd >> 31 & 1 != 0, cmd >> 30 & 1 != 0);
-    let request =
-        Request { identity: Some(identity), cmd, arg: argument as u64, fd, len: size, ..Request::new(Op::Ioctl) };
+    let request = Request {
+        identity: Some(identity),
+        cmd,
+        arg: argument as u64,
+        fd,
+        len: size,
+        ..Request::new(Op::Ioctl)
+    };
     let result = with_channel(|channel| {
         if writes && !copy_in(channel.page(), argument as usize, size) {
             return Reply::Done(-i64::from(libc::EFAULT));
@@ -121,9 +127,8 @@ pub(crate) fn poll(fd: c_int, events: u32) -> Ours<i64> {
 fn our_identity(fd: c_int) -> Option<Identity> {
     config::get()?;
     let identity = identity_of(fd)?;
-    let known = connection::connected().is_some()
-        || matches!(identity, Identity::Memfd(_))
-        || Name::of(fd).is_some();
+    let known =
+        connection::connected().is_some() || matches!(identity, Identity::Memfd(_)) || Name::of(fd).is_some();
     known.then_some(identity)
 }
 

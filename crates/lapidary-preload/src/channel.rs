@@ -270,9 +270,8 @@ impl Channel {
         let header = header(&mut buffer, Some(&mut ancillary), size_of::<Ancillary>());
         let arguments = [self.socket as usize, (&raw const header) as usize, libc::MSG_NOSIGNAL as usize];
         // SAFETY: the header points to what is alive here.
-        let sent = unsafe {
-            sys::quiet(libc::SYS_sendmsg, [arguments[0], arguments[1], arguments[2], 0, 0, 0])
-        };
+        let sent =
+            unsafe { sys::quiet(libc::SYS_sendmsg, [arguments[0], arguments[1], arguments[2], 0, 0, 0]) };
         sent.min(0)
     }
 
@@ -286,9 +285,8 @@ impl Channel {
             let mut header = header(&mut buffer, Some(&mut ancillary), size_of::<Ancillary>());
             let arguments = [self.socket as usize, (&raw mut header) as usize, flags as usize];
             // SAFETY: the header points to what is alive here.
-            let got = unsafe {
-                sys::quiet(libc::SYS_recvmsg, [arguments[0], arguments[1], arguments[2], 0, 0, 0])
-            };
+            let got =
+                unsafe { sys::quiet(libc::SYS_recvmsg, [arguments[0], arguments[1], arguments[2], 0, 0, 0]) };
             match (got, ancillary.received()[0]) {
                 (_, Some(fd)) => return fd as isize,
                 (got, None) if got == -(libc::EINTR as isize) => {}

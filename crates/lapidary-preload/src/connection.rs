@@ -222,8 +222,7 @@ fn out_of_the_way(fd: c_int) -> c_int {
     let limit = limit.rlim_cur.min(1024) as usize;
     let arguments = [fd as usize, libc::F_DUPFD_CLOEXEC as usize, limit - limit / 8];
     // SAFETY: touches no memory.
-    let moved =
-        unsafe { sys::quiet(libc::SYS_fcntl, [arguments[0], arguments[1], arguments[2], 0, 0, 0]) };
+    let moved = unsafe { sys::quiet(libc::SYS_fcntl, [arguments[0], arguments[1], arguments[2], 0, 0, 0]) };
     if moved < 0 {
         return fd;
     }
@@ -270,10 +269,8 @@ pub(crate) struct Ancillary {
 }
 
 impl Ancillary {
-    pub(crate) const EMPTY: Self = Self {
-        header: libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 },
-        fds: [-1; 2],
-    };
+    pub(crate) const EMPTY: Self =
+        Self { header: libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 }, fds: [-1; 2] };
 
     /// Carrying one descriptor.
     pub(crate) fn with(fd: c_int) -> Self {

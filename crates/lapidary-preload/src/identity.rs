@@ -39,7 +39,8 @@ pub(crate) fn cookie_of(fd: c_int) -> Option<u64> {
 pub(crate) fn raw_fstat(fd: c_int) -> Option<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the structure is valid.
-    let result = unsafe { sys::quiet(libc::SYS_fstat, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    let result =
+        unsafe { sys::quiet(libc::SYS_fstat, [fd as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0]) };
     // SAFETY: zero bytes are a value, and the kernel has filled it in.
     (result == 0).then(|| unsafe { stat.assume_init() })
 }

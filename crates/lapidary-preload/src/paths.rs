@@ -158,7 +158,11 @@ impl ProcPath {
 
 /// A decimal number, and nothing else.
 pub(crate) fn parse(digits: &[u8]) -> Option<c_int> {
-    std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+    std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?
+        .parse()
+        .ok()
 }
 
 fn own_pid() -> c_int {

@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use lapidary_protocol::channel::Identity;
 use parking_lot::{Condvar, Mutex, RwLock};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::event::{PollFd, PollFlags, epoll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socketpair, sockopt};
 
 use super::event_loop::Token;

@@ -99,7 +99,11 @@ unsafe fn find(
         // SAFETY: libc has filled it in: `gl_pathc` strings behind `gl_offs` empty places.
         unsafe {
             for index in 0..(*found).gl_pathc {
-                strip_string(*(*found).gl_pathv.add((*found).gl_offs * usize::from(flags & libc::GLOB_DOOFFS != 0) + index));
+                strip_string(
+                    *(*found)
+                        .gl_pathv
+                        .add((*found).gl_offs * usize::from(flags & libc::GLOB_DOOFFS != 0) + index),
+                );
             }
         }
     }

@@ -83,12 +83,7 @@ unsafe extern "C" fn readlink(path: *const c_char, into: *mut c_char, size: usiz
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn readlinkat(
-    folder: c_int,
-    path: *const c_char,
-    into: *mut c_char,
-    size: usize,
-) -> isize {
+unsafe extern "C" fn readlinkat(folder: c_int, path: *const c_char, into: *mut c_char, size: usize) -> isize {
     // SAFETY: as the caller promised.
     unsafe { read_link(folder, path, into, size) }
 }

@@ -33,7 +33,9 @@ unsafe fn open_at(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint
     let fd = unsafe { raw_open(folder, path, flags, mode) };
     if fd < 0 && matches!(sys::errno(), libc::ENXIO | libc::EACCES) {
         // SAFETY: the caller vouches for it.
-        return unsafe { open_special(folder, path, bytes, flags) }.inspect(|_| sys::set_errno(kept)).unwrap_or(fd);
+        return unsafe { open_special(folder, path, bytes, flags) }
+            .inspect(|_| sys::set_errno(kept))
+            .unwrap_or(fd);
     }
     match fdinfo_below(folder, bytes, flags) {
         Some(info) if fd >= 0 => {

@@ -152,13 +152,20 @@ unsafe extern "C" fn lchown(path: *const c_char, owner: c_uint, group: c_uint) -
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn fchownat(folder: c_int, path: *const c_char, owner: c_uint, group: c_uint, flags: c_int) -> c_int {
+unsafe extern "C" fn fchownat(
+    folder: c_int,
+    path: *const c_char,
+    owner: c_uint,
+    group: c_uint,
+    flags: c_int,
+) -> c_int {
     static NEXT: Next = Next::new(c"fchownat");
     // SAFETY: as the caller promised.
     let tree = unsafe { tree_path(path) };
     let path = tree.as_ref().map_or(path, TreePath::as_ptr);
     // SAFETY: the type is the function's.
-    match unsafe { NEXT.get::<unsafe extern "C" fn(c_int, *const c_char, c_uint, c_uint, c_int) -> c_int>() } {
+    match unsafe { NEXT.get::<unsafe extern "C" fn(c_int, *const c_char, c_uint, c_uint, c_int) -> c_int>() }
+    {
         // SAFETY: as the caller promised; a tree path is a C string.
         Some(next) => unsafe { next(folder, path, owner, group, flags) },
         None => -1,
@@ -168,13 +175,20 @@ unsafe extern "C" fn fchownat(folder: c_int, path: *const c_char, owner: c_uint,
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn getxattr(path: *const c_char, name: *const c_char, value: *mut c_void, len: usize) -> isize {
+unsafe extern "C" fn getxattr(
+    path: *const c_char,
+    name: *const c_char,
+    value: *mut c_void,
+    len: usize,
+) -> isize {
     static NEXT: Next = Next::new(c"getxattr");
     // SAFETY: as the caller promised.
     let tree = unsafe { tree_path(path) };
     let path = tree.as_ref().map_or(path, TreePath::as_ptr);
     // SAFETY: the type is the function's.
-    match unsafe { NEXT.get::<unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, usize) -> isize>() } {
+    match unsafe {
+        NEXT.get::<unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, usize) -> isize>()
+    } {
         // SAFETY: as the caller promised; a tree path is a C string.
         Some(next) => unsafe { next(path, name, value, len) },
         None => -1,
@@ -184,13 +198,20 @@ unsafe extern "C" fn getxattr(path: *const c_char, name: *const c_char, value: *
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn lgetxattr(path: *const c_char, name: *const c_char, value: *mut c_void, len: usize) -> isize {
+unsafe extern "C" fn lgetxattr(
+    path: *const c_char,
+    name: *const c_char,
+    value: *mut c_void,
+    len: usize,
+) -> isize {
     static NEXT: Next = Next::new(c"lgetxattr");
     // SAFETY: as the caller promised.
     let tree = unsafe { tree_path(path) };
     let path = tree.as_ref().map_or(path, TreePath::as_ptr);
     // SAFETY: the type is the function's.
-    match unsafe { NEXT.get::<unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, usize) -> isize>() } {
+    match unsafe {
+        NEXT.get::<unsafe extern "C" fn(*const c_char, *const c_char, *mut c_void, usize) -> isize>()
+    } {
         // SAFETY: as the caller promised; a tree path is a C string.
         Some(next) => unsafe { next(path, name, value, len) },
         None => -1,

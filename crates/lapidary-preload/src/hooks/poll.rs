@@ -55,7 +55,8 @@ impl Substitutes {
     fn ask(&mut self, place: usize) {
         let fd = &mut self.fds[place];
         fd.revents = 0;
-        let Some(answer) = Some(fd.fd).filter(|fd| is_memfd(*fd)).and_then(|n| calls::poll(n, fd.events as u32))
+        let Some(answer) =
+            Some(fd.fd).filter(|fd| is_memfd(*fd)).and_then(|n| calls::poll(n, fd.events as u32))
         else {
             return;
         };
@@ -225,4 +226,3 @@ unsafe extern "C" fn __ppoll_chk(
     // SAFETY: as the caller promised.
     unsafe { ppoll(fds, count, timeout, mask) }
 }
-

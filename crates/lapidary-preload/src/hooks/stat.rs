@@ -269,7 +269,13 @@ unsafe extern "C" fn __fxstat64(_version: c_int, fd: c_int, out: *mut Stat) -> c
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __fxstatat(_version: c_int, folder: c_int, path: *const c_char, out: *mut Stat, flags: c_int) -> c_int {
+unsafe extern "C" fn __fxstatat(
+    _version: c_int,
+    folder: c_int,
+    path: *const c_char,
+    out: *mut Stat,
+    flags: c_int,
+) -> c_int {
     // SAFETY: as the caller promised.
     unsafe { stat_at(folder, path, out, flags) }
 }
@@ -277,7 +283,13 @@ unsafe extern "C" fn __fxstatat(_version: c_int, folder: c_int, path: *const c_c
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __fxstatat64(_version: c_int, folder: c_int, path: *const c_char, out: *mut Stat, flags: c_int) -> c_int {
+unsafe extern "C" fn __fxstatat64(
+    _version: c_int,
+    folder: c_int,
+    path: *const c_char,
+    out: *mut Stat,
+    flags: c_int,
+) -> c_int {
     // SAFETY: as the caller promised.
     unsafe { stat_at(folder, path, out, flags) }
 }
