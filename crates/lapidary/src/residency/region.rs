@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::sync::{Arc, Mutex};
+use crate::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{Account, Buddy, BuddyError, Extent, RangeAllocator, Shape};
 
@@ -64,6 +67,8 @@ pub struct Region(Arc<Inner>);
 struct Inner {
     config: RegionConfig,
     space: Mutex<Space>,
+    /// Most bytes ever allocated; changes under the space's lock.
+    peak: AtomicU64,
 }
 
 /// System addresses are allocated from a space this much larger than the memory, so that there is always a
@@ -76,6 +81,15 @@ const SYSTEM_SPACE_START: u64 = 1 << 30;
 enum Space {
     System { ranges: RangeAllocator, left: u64 },
     Vram(Buddy),
+}
+
+impl Space {
+    fn available(&self) -> u64 {
+        match self {
+            Self::System { left, .. } => *left,
+            Self::Vram(buddy) => buddy.available(),
+        }
+    }
 }
 
 /// Why a region gave no memory.
@@ -117,7 +131,7 @@ impl Region {
                 Space::System { ranges, left: size }
             }
         };
-        Ok(Self(Arc::new(Inner { config, space: Mutex::new(space) })))
+        Ok(Self(Arc::new(Inner { config, space: Mutex::new(space), peak: AtomicU64::new(0) })))
     }
 
     /// The region's id.
@@ -142,15 +156,17 @@ impl Region {
 
     /// The bytes that are free.
     pub fn available(&self) -> u64 {
-        match &*self.0.space.lock() {
-            Space::System { left, .. } => *left,
-            Space::Vram(buddy) => buddy.available(),
-        }
+        self.0.space.lock().available()
     }
 
     /// The bytes that are allocated.
     pub fn used(&self) -> u64 {
         self.size() - self.available()
+    }
+
+    /// The most bytes that were ever allocated at one time.
+    pub fn peak(&self) -> u64 {
+        self.0.peak.load(Ordering::Relaxed)
     }
 
     /// Allocates at least `size` bytes, rounded up to chunks, on `account`. Evicts nothing.
@@ -167,7 +183,8 @@ impl Region {
             return Err(RegionError::Empty);
         }
         let full = |free| RegionError::Full { region: self.id(), size, free };
-        let extents = match &mut *self.0.space.lock() {
+        let mut space = self.0.space.lock();
+        let extents = match &mut *space {
             Space::Vram(buddy) => buddy.allocate(size, shape).map_err(|_| full(buddy.available()))?,
             Space::System { ranges, left } => {
                 let bytes = size.checked_next_multiple_of(self.chunk()).filter(|bytes| bytes <= left);
@@ -178,6 +195,8 @@ impl Region {
                 vec![range]
             }
         };
+        self.0.peak.fetch_max(self.size() - space.available(), Ordering::Relaxed);
+        drop(space);
         let allocation = Allocation {
             region: self.clone(),
             extents: extents.into_boxed_slice(),
