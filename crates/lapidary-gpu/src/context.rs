@@ -22,6 +22,8 @@ pub struct Submission {
     pub done: Signaller,
     /// A qword to be written through the context's address space when the batch has ended, before `done` signals.
     pub user_fence: Option<(GpuVa, u64)>,
+    /// Whether it may run for ever: it is never taken for a hang.
+    pub endless: bool,
     /// Comes back in the [`JobReport`](crate::fault::JobReport).
     pub cookie: u64,
 }
@@ -29,7 +31,7 @@ pub struct Submission {
 impl Submission {
     /// A batch and its fence.
     pub fn new(batch: GpuVa, done: Signaller) -> Self {
-        Self { batch, done, user_fence: None, cookie: 0 }
+        Self { batch, done, user_fence: None, endless: false, cookie: 0 }
     }
 }
 

@@ -77,7 +77,8 @@ struct Limits {
 
 impl Limits {
     fn new(engine: &Engine, task: &Task, slice: Duration) -> Self {
-        let hang = task.started.charged_from.checked_add(engine.shared.job_timeout);
+        let timeout = (!task.job.submission.endless).then_some(engine.shared.job_timeout);
+        let hang = timeout.and_then(|timeout| task.started.charged_from.checked_add(timeout));
         Self { slice_end: Instant::now() + slice, hang }
     }
 
