@@ -59,6 +59,9 @@ pub use process::Process;
 pub use registry::FileHandle;
 pub use service::{Errno, File, Mmap, Poll, Service, downcast};
 
+/// Name of the control socket in the server's folder.
+pub const SOCKET_NAME: &str = "control";
+
 /// A running transport. Dropping it shuts it down.
 #[derive(Debug)]
 pub struct Transport {
@@ -76,7 +79,7 @@ impl Transport {
     /// If the socket can't be made (its path may have 107 bytes at most) or a thread can't be started.
     pub fn start(service: Arc<dyn Service>, runtime_dir: &Path, tree: &Path) -> io::Result<Self> {
         raise_descriptor_limit();
-        let socket = runtime_dir.join("control");
+        let socket = runtime_dir.join(SOCKET_NAME);
         let listener = listen_at(&socket)?;
         let (shared, work) = Shared::new(service)?;
         shared.watch(&listener, Token::Listener)?;

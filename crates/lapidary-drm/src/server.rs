@@ -1,0 +1,141 @@
+//! A device and the transport that brings clients to it.
+//!
+//! All that a client needs lies in one folder: the control socket, the tree of device files, and beside them, put
+//! there by whoever starts the server, the preload library.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lapidary_protocol::{ENV_SOCKET, ENV_TREE};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+
+use crate::core::census::Census;
+use crate::core::{DrmDevice, Node};
+use crate::report::{ClientCounts, Report};
+use crate::transport::{Errno, File, Process, SOCKET_NAME, Service, Transport};
+use crate::tree::Tree;
+use crate::xe::{Profile, XeDriver};
+
+/// What device to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Which GPU it shows.
+    pub profile: Profile,
+    /// Bytes of its own memory, where the profile has any; a multiple of 64 KiB.
+    pub vram_size: u64,
+    /// How long a job may run before its queue is banned.
+    pub job_timeout: Duration,
+    /// Whether every hit of a translation cache is checked against the page tables.
+    pub check_tlb: bool,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Battlemage,
+            vram_size: 8 << 30,
+            job_timeout: Duration::from_secs(5),
+            check_tlb: false,
+        }
+    }
+}
+
+/// Name of the tree of device files in the server's folder.
+const TREE: &str = "tree";
+
+/// What a program needs in its environment to be a client of the server in `folder`, the preload library aside.
+pub fn client_env(folder: &Path) -> Vec<(String, String)> {
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
+    vec![
+        (ENV_SOCKET.to_owned(), path(folder.join(SOCKET_NAME))),
+        (ENV_TREE.to_owned(), path(folder.join(TREE))),
+    ]
+}
+
+/// Whether a server listens in `folder`.
+pub fn is_served(folder: &Path) -> bool {
+    let Ok(address) = SocketAddrUnix::new(folder.join(SOCKET_NAME)) else { return false };
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+    socket.is_ok_and(|socket| rustix::net::connect(&socket, &address).is_ok())
+}
+
+/// A running device.
+pub struct Server {
+    transport: Transport,
+    nodes: Arc<Nodes>,
+    started: Instant,
+}
+
+impl Server {
+    /// Starts a device whose clients find it through `folder`, which exists.
+    ///
+    /// # Errors
+    /// When the folder can't be written to, a thread can't be started, or the path is too long for a socket.
+    pub fn start(config: DeviceConfig, folder: &Path) -> io::Result<Self> {
+        let census = Census::new();
+        let driver = XeDriver::new(&config, &census)?;
+        let device = DrmDevice::new(driver, &census);
+        let tree = folder.join(TREE);
+        Tree::build(&tree, &[device.driver().card()], &[]).map_err(io::Error::other)?;
+        let nodes = Arc::new(Nodes { device, files: AtomicU64::new(0), processes_gone: AtomicU64::new(0) });
+        let transport = Transport::start(nodes.clone(), folder, &tree)?;
+        Ok(Self { transport, nodes, started: Instant::now() })
+    }
+
+    /// What happened so far. Counts of things that clients are changing now are approximate.
+    pub fn report(&self) -> Report {
+        let device = &self.nodes.device;
+        let mut report = Report { seconds: self.started.elapsed().as_secs_f64(), ..Report::default() };
+        let open = device.clients();
+        report.clients = ClientCounts {
+            processes: self.nodes.processes_gone.load(Ordering::Relaxed)
+                + self.transport.counts().processes as u64,
+            files: self.nodes.files.load(Ordering::Relaxed),
+            ioctls: open.iter().map(|client| client.ioctls).sum(),
+        };
+        device.driver().fill(&mut report);
+        report.live =
+            device.census().survivors().into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
+        report
+    }
+
+    /// Ends the device: clients that are still there lose it. The report tells what it did in its life, and what its
+    /// clients left behind that should have gone with them.
+    pub fn shutdown(mut self) -> Report {
+        // What clients closed before this is let go of first, so that it does not count as left behind.
+        self.transport.settle();
+        self.transport.shutdown();
+        self.nodes.device.driver().shut_down();
+        self.report()
+    }
+}
+
+/// The device's nodes, as paths that clients open.
+struct Nodes {
+    device: Arc<DrmDevice<XeDriver>>,
+    files: AtomicU64,
+    processes_gone: AtomicU64,
+}
+
+impl Service for Nodes {
+    fn open(&self, process: &Arc<Process>, path: &str, _flags: u32) -> Result<Arc<dyn File>, Errno> {
+        let node = match path {
+            "/dev/dri/renderD128" => Node::Render,
+            "/dev/dri/card0" => Node::Primary,
+            _ => return Err(Errno::NOENT),
+        };
+        let file = self.device.open(process, node).map_err(|error| {
+            tracing::debug!(pid = process.pid(), path, %error, "open refused");
+            error.errno()
+        })?;
+        self.files.fetch_add(1, Ordering::Relaxed);
+        Ok(file)
+    }
+
+    fn process_gone(&self, _process: &Arc<Process>) {
+        self.processes_gone.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,89 @@
+//! Queues of binds, and what a bind job does.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapidary::fence::{Fence, FenceError, Signaller};
+use lapidary::gpuvm::StepList;
+use lapidary::sched::{Armed, Backend, Priority, Queue, QueueConfig, Scheduler};
+use lapidary_gpu::pagetable::{AddressSpace, Nodes};
+
+use super::stats::Counters;
+use super::tables;
+use super::vm::{Vm, XeTypes};
+use crate::core::Error;
+
+/// Binds of one queue that may wait for fences at a time.
+const MAX_PENDING: usize = 4096;
+
+/// Page-table work that is on record already and only waits for its turn.
+pub(super) struct BindJob {
+    space: Arc<AddressSpace>,
+    steps: StepList<XeTypes>,
+    nodes: Nodes,
+}
+
+impl BindJob {
+    /// `nodes` were reserved for `steps`.
+    pub(super) fn new(vm: &Vm, steps: StepList<XeTypes>, nodes: Nodes) -> Self {
+        Self { space: Arc::clone(vm.space()), steps, nodes }
+    }
+}
+
+/// Carries out bind jobs.
+pub(super) struct BindBackend {
+    counters: Arc<Counters>,
+}
+
+impl BindBackend {
+    pub(super) fn new(counters: &Arc<Counters>) -> Self {
+        Self { counters: Arc::clone(counters) }
+    }
+}
+
+impl Backend for BindBackend {
+    type Work = BindJob;
+
+    fn run(&self, job: BindJob, done: Signaller) {
+        tables::carry_out(&job.space, &job.steps, job.nodes);
+        self.counters.binds.fetch_add(1, Ordering::Relaxed);
+        // Entries and translations are gone: what was unmapped may go, before anybody is told.
+        drop(job.steps);
+        done.signal();
+    }
+}
+
+/// A queue of binds.
+pub(super) struct BindQueue {
+    queue: Queue<BindBackend>,
+}
+
+impl BindQueue {
+    pub(super) fn new(scheduler: &Scheduler<BindBackend>) -> Self {
+        let config = QueueConfig {
+            name: "xe-bind".into(),
+            priority: Priority::Kernel,
+            max_pending: MAX_PENDING,
+            inline: true,
+        };
+        Self { queue: scheduler.queue(config) }
+    }
+
+    /// Takes the next place in the queue.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when too many binds wait, `ENOENT` when the VM is closed.
+    pub(super) fn arm(&self) -> Result<Armed<BindBackend>, Error> {
+        Ok(self.queue.arm()?)
+    }
+
+    /// The fence of the bind queued last, if any.
+    pub(super) fn last_fence(&self) -> Fence {
+        self.queue.last_fence()
+    }
+
+    /// Takes no more binds; those that wait fail.
+    pub(super) fn kill(&self) {
+        self.queue.kill(FenceError::Cancelled);
+    }
+}

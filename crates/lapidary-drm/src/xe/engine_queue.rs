@@ -1,0 +1,150 @@
+//! Queues of batches for an engine: a context on the GPU, fed by the scheduler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lapidary::fence::{Fence, FenceError, Signaller};
+use lapidary::sched::{Armed, Backend, Priority, Queue, QueueConfig};
+use lapidary_gpu::{
+    BanReason, Context, ContextEvents, EngineClass, EngineId, GpuVa, PendingFault, Submission,
+    fault::JobReport,
+};
+
+use super::XeDriver;
+use super::stats::FaultLog;
+use super::sync::GpuFence;
+use super::user_fence::UserFenceWaiters;
+use super::vm::Vm;
+use crate::core::Error;
+
+/// Jobs of one queue that may wait at a time; a client that queues more gets an error.
+const MAX_PENDING: usize = 16 << 10;
+
+/// What a job runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch {
+    /// Its first command.
+    pub(super) address: GpuVa,
+    /// What the engine stores when it is done.
+    pub(super) fence: Option<GpuFence>,
+}
+
+/// A job for a context.
+pub(super) struct EngineJob {
+    context: Arc<Context>,
+    batch: Batch,
+    /// Jobs of a long-running VM may take for ever.
+    endless: bool,
+}
+
+/// Hands jobs to their contexts, which complete them on their engines' threads.
+pub(super) struct EngineBackend;
+
+impl Backend for EngineBackend {
+    type Work = EngineJob;
+
+    fn run(&self, job: EngineJob, done: Signaller) {
+        let user_fence = job.batch.fence.map(|fence| (GpuVa::new(fence.address), fence.value));
+        let submission =
+            Submission { user_fence, endless: job.endless, ..Submission::new(job.batch.address, done) };
+        if let Err(error) = job.context.submit(submission) {
+            // Its fence has failed, which is all that anybody waits for.
+            tracing::debug!(%error, "job refused");
+        }
+    }
+}
+
+/// A client's queue on an engine.
+pub(super) struct EngineQueue {
+    queue: Queue<EngineBackend>,
+    context: Arc<Context>,
+    endless: bool,
+}
+
+impl EngineQueue {
+    /// A queue on the engine of `class`. `banned` is set when a job of it fails for good.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(
+        driver: &XeDriver,
+        vm: &Arc<Vm>,
+        class: EngineClass,
+        priority: u32,
+        banned: &Arc<AtomicBool>,
+    ) -> Result<Self, Error> {
+        let (priority, on_engine) = match priority {
+            0 => (Priority::Low, lapidary_gpu::Priority::Low),
+            1 => (Priority::Normal, lapidary_gpu::Priority::Normal),
+            _ => (Priority::High, lapidary_gpu::Priority::High),
+        };
+        let config =
+            QueueConfig { name: "xe-engine".into(), priority, max_pending: MAX_PENDING, inline: true };
+        let queue = driver.engine_scheduler().queue(config);
+        let events = Arc::new(Events {
+            banned: Arc::clone(banned),
+            queue: queue.clone(),
+            waiters: Arc::clone(driver.user_fence_waiters()),
+            faults: Arc::clone(driver.fault_log()),
+        });
+        let engine = EngineId { class, instance: 0 };
+        let context = driver.gpu().create_context(engine, Arc::clone(vm.space()), on_engine, events)?;
+        Ok(Self { queue, context: Arc::new(context), endless: vm.is_long_running() })
+    }
+
+    /// Takes the next place in the queue.
+    ///
+    /// # Errors
+    /// `ECANCELED` when the queue is banned, `ENOBUFS` when too many jobs wait.
+    pub(super) fn arm(&self) -> Result<Armed<EngineBackend>, Error> {
+        Ok(self.queue.arm()?)
+    }
+
+    /// What to push in that place.
+    pub(super) fn job(&self, batch: Batch) -> EngineJob {
+        EngineJob { context: Arc::clone(&self.context), batch, endless: self.endless }
+    }
+
+    /// The fence of the job queued last.
+    pub(super) fn last_fence(&self) -> Fence {
+        self.queue.last_fence()
+    }
+
+    /// Gives up what is queued or running. Does not wait.
+    pub(super) fn kill(&self) {
+        self.context.kill();
+        self.queue.kill(FenceError::Cancelled);
+    }
+}
+
+/// What a context tells its queue.
+struct Events {
+    banned: Arc<AtomicBool>,
+    queue: Queue<EngineBackend>,
+    waiters: Arc<UserFenceWaiters>,
+    faults: Arc<FaultLog>,
+}
+
+impl ContextEvents for Events {
+    /// No mode of this driver resolves faults: the context is banned.
+    fn fault(&self, fault: PendingFault) {
+        tracing::info!(fault = %fault.report(), "fault");
+        self.faults.note(fault.report());
+        fault.ban();
+    }
+
+    fn banned(&self, reason: &BanReason) {
+        tracing::info!(%reason, "queue banned");
+        self.banned.store(true, Ordering::Release);
+        self.queue.kill(FenceError::Cancelled);
+        self.waiters.wake_all();
+    }
+
+    fn completed(&self, _job: &JobReport) {
+        self.waiters.wake_all();
+    }
+
+    fn user_interrupt(&self) {
+        self.waiters.wake_all();
+    }
+}

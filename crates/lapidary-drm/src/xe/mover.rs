@@ -1,0 +1,37 @@
+//! The driver's part of an eviction: page tables forget the old addresses, bytes follow to the new ones.
+
+use lapidary::gem;
+use lapidary::residency::{Move, Mover};
+use lapidary::resv::ResvGuard;
+use lapidary_gpu::Gpu;
+
+use super::object::BufferData;
+use super::tables;
+
+/// Moves Xe's buffers.
+pub(super) struct XeMover {
+    gpu: Gpu,
+}
+
+impl XeMover {
+    pub(super) fn new(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.clone() }
+    }
+}
+
+impl Mover<BufferData> for XeMover {
+    /// Called with the buffer's reservation locked and the buffer idle. Reads the books of the address spaces that map it and writes
+    /// their page tables; needs no address space's right to change, since mappings of a buffer come and go under its
+    /// reservation too.
+    fn moved(&self, object: &gem::Object<BufferData>, _guard: &mut ResvGuard<'_>, change: &Move) {
+        if change.from.is_some() {
+            for vm_bo in object.data().vm_bos().snapshot() {
+                let Some(vm) = vm_bo.vm() else { continue };
+                let ranges: Vec<_> = vm.read().mappings_of(&vm_bo).map(|mapping| mapping.range).collect();
+                tables::erase(vm.space(), ranges);
+                vm_bo.evict();
+            }
+        }
+        object.data().attach(&self.gpu, change.to.as_deref());
+    }
+}

@@ -1,0 +1,141 @@
+//! Steps of an address space, carried out in its page tables.
+//!
+//! Nodes are reserved before anything changes; from then on an edit can't fail. What an edit replaced is invalidated
+//! before it returns, so whatever a step unmapped may be let go of afterwards.
+
+use std::sync::Arc;
+
+use lapidary::gpuvm::{BackingRef, MappingRef, Step, StepList, Steps, VaRange, VmError};
+use lapidary_gpu::GpuVa;
+use lapidary_gpu::pagetable::{AddressSpace, Edit, Nodes, PageTableError, Pat, PteAttrs, Target, VaSpan};
+
+use super::vm::{Tag, XeTypes};
+
+/// Sets nodes aside for all of `steps`.
+///
+/// # Errors
+/// When the GPU has none left.
+pub(super) fn reserve(space: &AddressSpace, steps: &StepList<XeTypes>) -> Result<Nodes, PageTableError> {
+    let mut nodes = space.reserve_unmap()?;
+    for step in steps.iter() {
+        nodes.merge(match step {
+            Step::Map(mapping) => reserve_mapping(space, &mapping)?,
+            Step::Unmap { .. } | Step::Remap { .. } => space.reserve_unmap()?,
+        });
+    }
+    Ok(nodes)
+}
+
+/// Sets nodes aside for one mapping as its object lies now.
+///
+/// # Errors
+/// When the GPU has none left.
+pub(super) fn reserve_mapping(
+    space: &AddressSpace,
+    mapping: &MappingRef<'_, XeTypes>,
+) -> Result<Nodes, PageTableError> {
+    let mut pieces = Vec::new();
+    for_each_piece(mapping, |span, target| pieces.push((span, target)));
+    let mut nodes = space.reserve_unmap()?;
+    for (span, target) in pieces {
+        nodes.merge(space.reserve_map(span, target)?);
+    }
+    Ok(nodes)
+}
+
+/// Carries out a list of steps and invalidates.
+pub(super) fn carry_out(space: &AddressSpace, steps: &StepList<XeTypes>, mut nodes: Nodes) {
+    let mut edit = space.edit();
+    for step in steps.iter() {
+        apply(&mut edit, &step, &mut nodes);
+    }
+    edit.commit();
+}
+
+/// Writes the entries of one mapping, in an edit of its own.
+pub(super) fn write_mapping(space: &AddressSpace, mapping: &MappingRef<'_, XeTypes>, mut nodes: Nodes) {
+    let mut edit = space.edit();
+    map(&mut edit, mapping, &mut nodes);
+    edit.commit();
+}
+
+/// Removes the entries of `ranges`, in one edit.
+pub(super) fn erase(space: &AddressSpace, ranges: impl IntoIterator<Item = VaRange>) {
+    // Ranges of whole mappings end where leaves end: nothing has to be split, no node is needed.
+    let Ok(mut nodes) = space.reserve_unmap() else {
+        tracing::error!("no page-table nodes at all: the address space is emptied");
+        return space.clear();
+    };
+    let mut edit = space.edit();
+    for range in ranges {
+        unmap(&mut edit, range, &mut nodes);
+    }
+    edit.commit();
+}
+
+fn apply(edit: &mut Edit<'_>, step: &Step<'_, XeTypes>, nodes: &mut Nodes) {
+    match step {
+        Step::Map(mapping) => map(edit, mapping, nodes),
+        // The mapping that follows shows the same bytes: it writes the same entries over these.
+        Step::Unmap { keep: true, .. } | Step::Remap { keep: true, .. } => {}
+        Step::Unmap { .. } | Step::Remap { .. } => unmap(edit, step.affected(), nodes),
+    }
+}
+
+fn map(edit: &mut Edit<'_>, mapping: &MappingRef<'_, XeTypes>, nodes: &mut Nodes) {
+    let attrs = attributes(mapping.tag);
+    for_each_piece(mapping, |span, target| log_failure(edit.map(span, target, attrs, nodes)));
+}
+
+fn unmap(edit: &mut Edit<'_>, range: VaRange, nodes: &mut Nodes) {
+    if let Some(span) = span_of(range) {
+        log_failure(edit.unmap(span, nodes));
+    }
+}
+
+/// Ranges are checked and nodes reserved before an edit begins; a failure here is a mistake of the driver's.
+fn log_failure(outcome: Result<(), PageTableError>) {
+    if let Err(error) = outcome {
+        debug_assert!(false, "a reserved edit failed: {error}");
+        tracing::error!(%error, "page tables not edited");
+    }
+}
+
+fn attributes(tag: Tag) -> PteAttrs {
+    let pat = u8::try_from(tag.pat_index).ok().and_then(Pat::new).unwrap_or_default();
+    PteAttrs { writable: !tag.read_only, pat }
+}
+
+fn span_of(range: VaRange) -> Option<VaSpan> {
+    VaSpan::new(GpuVa::new(range.start().raw()), range.len())
+}
+
+fn for_each_piece(mapping: &MappingRef<'_, XeTypes>, mut piece: impl FnMut(VaSpan, Target)) {
+    let (start, len) = (mapping.range.start().raw(), mapping.range.len());
+    match mapping.backing {
+        BackingRef::Null => span_of(mapping.range).into_iter().for_each(|span| piece(span, Target::Null)),
+        BackingRef::Object { vm_bo, offset } => {
+            vm_bo.object().for_each_piece(offset, len, |skip, at, len| {
+                let span = VaSpan::new(GpuVa::new(start + skip), len);
+                span.into_iter().for_each(|span| piece(span, Target::Memory(at)));
+            })
+        }
+        // Client memory is an object here, see `client_pages`.
+        BackingRef::Host { .. } => {}
+    }
+}
+
+/// Takes an address space down: everything is unmapped at once.
+pub(super) struct Teardown {
+    pub(super) space: Arc<AddressSpace>,
+}
+
+impl Steps<XeTypes> for Teardown {
+    type Error = VmError;
+
+    fn step(&mut self, _step: Step<'_, XeTypes>) {}
+
+    fn flush(&mut self) {
+        self.space.clear();
+    }
+}

@@ -1,0 +1,229 @@
+//! VMs: a client's address space. The set of its mappings (`lapidary::gpuvm`) and its page tables
+//! (`lapidary_gpu::pagetable`) together, with the queue for binds that name none.
+//!
+//! A VM lives as long as a handle, a queue or a job needs it. VM_DESTROY and the end of its file close it: what was
+//! mapped is unmapped, on the worker, once the jobs that were running there have ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lapidary::exec::Exec;
+use lapidary::fence::{self, Interrupt};
+use lapidary::gpuvm::{
+    GpuVm, ObjectId, StepList, Steps, VaRange, VmBo, VmBoList, VmConfig, VmGuard, VmSharedGuard, VmTypes,
+};
+use lapidary::residency::LruGroup;
+use lapidary::resv::{Reservation, Usage};
+use lapidary_gpu::pagetable::{AddressSpace, Nodes};
+
+use super::bind_queue::BindQueue;
+use super::object::Object;
+use super::profile::VA_BITS;
+use super::stats::Counters;
+use super::{XeDriver, XeRequest, extension, tables, uapi};
+use crate::core::census::Live;
+use crate::core::{Error, must_be_zero, only_bits};
+use crate::transport::Errno;
+
+/// The types of Xe's address spaces.
+pub struct XeTypes;
+
+/// What a mapping says beyond its place and its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Writes fault.
+    pub(super) read_only: bool,
+    /// Index into the page attribute table.
+    pub(super) pat_index: u16,
+}
+
+/// Xe's address spaces.
+pub(super) type XeVm = GpuVm<XeTypes>;
+
+impl VmTypes for XeTypes {
+    type Object = Object;
+    type Tag = Tag;
+    type Space = Arc<AddressSpace>;
+
+    fn id(object: &Object) -> ObjectId {
+        object.id()
+    }
+
+    fn reservation(object: &Object) -> Option<&Reservation> {
+        Some(object.reservation())
+    }
+
+    fn vm_bos(object: &Object) -> Option<&VmBoList<Self>> {
+        match object {
+            Object::Buffer(buffer) => Some(buffer.data().vm_bos()),
+            Object::Client(_) => None,
+        }
+    }
+
+    fn teardown(space: &Arc<AddressSpace>) -> impl Steps<Self> {
+        tables::Teardown { space: Arc::clone(space) }
+    }
+}
+
+/// A client's address space.
+pub(super) struct Vm {
+    gpu_vm: XeVm,
+    bind_queue: BindQueue,
+    residency: super::Residency,
+    counters: Arc<Counters>,
+    worker: lapidary::reaper::Reaper,
+    lru: LruGroup,
+    long_running: bool,
+    closed: AtomicBool,
+    _live: Live,
+}
+
+impl Vm {
+    fn new(driver: &XeDriver, flags: u32) -> Result<Arc<Self>, Error> {
+        let scratch = flags & uapi::VM_CREATE_SCRATCH_PAGE != 0;
+        let space = driver.gpu().create_space(scratch)?;
+        let gpu_vm = GpuVm::new(VmConfig::bits(VA_BITS), Reservation::new(), space, driver.worker());
+        driver.counters().vms_created.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self {
+            gpu_vm,
+            bind_queue: BindQueue::new(driver.bind_scheduler()),
+            residency: driver.residency().clone(),
+            counters: Arc::clone(driver.counters()),
+            worker: driver.worker().clone(),
+            lru: LruGroup::new(),
+            long_running: flags & uapi::VM_CREATE_LR_MODE != 0,
+            closed: AtomicBool::new(false),
+            _live: driver.kinds().vms.enter(),
+        }))
+    }
+
+    /// The set of mappings.
+    pub(super) fn gpu_vm(&self) -> &XeVm {
+        &self.gpu_vm
+    }
+
+    /// The page tables.
+    pub(super) fn space(&self) -> &Arc<AddressSpace> {
+        self.gpu_vm.space()
+    }
+
+    /// The reservation that buffers of this VM share.
+    pub(super) fn reservation(&self) -> &Reservation {
+        self.gpu_vm.reservation()
+    }
+
+    /// The order of use that buffers of this VM share.
+    pub(super) fn lru(&self) -> &LruGroup {
+        &self.lru
+    }
+
+    /// The queue for binds that name none.
+    pub(super) fn bind_queue(&self) -> &BindQueue {
+        &self.bind_queue
+    }
+
+    /// Whether its jobs may run without end, and so give no fences to syncobjs.
+    pub(super) fn is_long_running(&self) -> bool {
+        self.long_running
+    }
+
+    /// Sets page-table nodes aside for `steps`.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn reserve_nodes(&self, steps: &StepList<XeTypes>) -> Result<Nodes, Error> {
+        Ok(tables::reserve(self.space(), steps)?)
+    }
+
+    /// Brings back what was evicted since the last submission, and marks everything as used now. `exec` has all the VM's
+    /// reservations locked.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINTR`, and a lock that has to be waited for, which [`Exec::run`] takes care of.
+    pub(super) fn validate(
+        &self,
+        guard: &VmSharedGuard<'_, XeTypes>,
+        exec: &mut Exec,
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
+        self.residency.touch_group(&self.lru);
+        guard.locked().validate(|vm_bo| self.bring_back(vm_bo, exec, interrupt))
+    }
+
+    /// Makes what is mapped in `range` resident and writes its entries again where it had been evicted.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub(super) fn prefetch(
+        &self,
+        guard: &VmGuard<'_, XeTypes>,
+        range: VaRange,
+        exec: &mut Exec,
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
+        let ties: Vec<VmBo<XeTypes>> =
+            guard.read().range(range).filter_map(|mapping| mapping.vm_bo().cloned()).collect();
+        for tie in ties.iter().filter(|tie| tie.is_evicted()) {
+            self.bring_back(tie, exec, interrupt)?;
+        }
+        Ok(())
+    }
+
+    fn bring_back(&self, vm_bo: &VmBo<XeTypes>, exec: &mut Exec, interrupt: &Interrupt) -> Result<(), Error> {
+        vm_bo.object().make_resident(&self.residency, exec, interrupt)?;
+        let book = self.gpu_vm.read();
+        for mapping in book.mappings_of(vm_bo) {
+            let nodes = tables::reserve_mapping(self.space(), &mapping)?;
+            tables::write_mapping(self.space(), &mapping, nodes);
+            self.counters.rebinds.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Ends the VM: no new work can use it. Its mappings go, on the worker, when what runs in it now has ended. Idempotent.
+    pub(super) fn close(self: &Arc<Self>) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.bind_queue.kill();
+        let vm = Arc::clone(self);
+        let worker = self.worker.clone();
+        // Everything that uses the address space has its fence in the VM's own reservation.
+        let idle = fence::merge(self.reservation().fences(Usage::Bookkeep));
+        idle.on_signal(move |_| worker.queue(Box::new(move || vm.gpu_vm.close())));
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// `DRM_IOCTL_XE_VM_CREATE`.
+///
+/// # Errors
+/// `EINVAL` for a field that is wrong or a mode that the device does not have, `ENOMEM`.
+pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmCreate) -> Result<(), Error> {
+    extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
+    only_bits("the flags of a VM", args.flags, uapi::VM_CREATE_SCRATCH_PAGE | uapi::VM_CREATE_LR_MODE)?;
+    let vm = Vm::new(request.file.driver(), args.flags)?;
+    args.vm_id = request.file.data().add_vm(vm)?;
+    Ok(())
+}
+
+/// `DRM_IOCTL_XE_VM_DESTROY`.
+///
+/// # Errors
+/// `EINVAL` for a field that must be zero, `ENOENT` for an unknown VM, `EBUSY` for a long-running one with queues.
+pub(super) fn destroy(request: &mut XeRequest<'_, '_>, args: &mut uapi::Destroy) -> Result<(), Error> {
+    must_be_zero("pad", args.pad)?;
+    must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
+    let file = request.file.data();
+    let vm = file.vm(args.id)?;
+    if vm.is_long_running() && file.has_queues_of(&vm) {
+        return Err(Error::refused(Errno::BUSY, "the VM is long-running and has queues"));
+    }
+    file.remove_vm(args.id)?.close();
+    Ok(())
+}
