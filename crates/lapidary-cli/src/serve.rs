@@ -1,0 +1,26 @@
+//! `lapidary serve`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::ServeArgs;
+use crate::device::LocalDevice;
+use crate::report;
+
+pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("can't watch for signals")?;
+    let device = LocalDevice::start(args.device.config(None), args.folder.as_deref())?;
+    let folder = device.folder().display();
+    println!("{folder}");
+    eprintln!("lapidary: serving until interrupted; lapidary run --connect {folder} -- PROGRAM");
+    let _ = signals.forever().next();
+    let done = device.finish();
+    eprint!("{}", report::text(&done));
+    if let Some(path) = &args.report {
+        report::write_json(&done, path)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
