@@ -192,6 +192,23 @@ fn h11_nothing_begins_while_an_invalidation_is_on() {
 }
 
 #[test]
+fn h11_nothing_begins_before_the_change_is_in_effect_new_userptrs_included() {
+    let program = manual();
+    let (before, beside) = (program.register(0x1000..0x2000), program.register(0x2000..0x3000));
+    let begin = |userptr: &Userptr<_>| userptr.begin(Deadline::poll(), &Interrupt::none());
+
+    let invalidation = program.mm.begin_invalidation(0x1000..0x2000, Blocking::MayNot).unwrap();
+    assert_eq!(invalidation.visited(), 1);
+    let meanwhile = program.register(0x1800..0x4000);
+    assert_eq!(begin(&before), Err(WaitError::TimedOut));
+    assert_eq!(begin(&meanwhile), Err(WaitError::TimedOut));
+    assert!(begin(&beside).is_ok());
+
+    drop(invalidation);
+    assert!(begin(&before).is_ok() && begin(&meanwhile).is_ok());
+}
+
+#[test]
 fn h12_pages_that_are_held_or_used_are_refused_for_release() {
     let program = manual();
     let userptr = program.pinned(0x1000..0x2000);

@@ -96,13 +96,40 @@ struct Inner {
     reaper: Reaper,
     /// How many userptrs there are, those that go away included.
     registration: Mutex<usize>,
-    notifier: RwLock<IntervalIndex<Arc<dyn Node>>>,
+    notifier: RwLock<Notifier>,
+}
+
+/// Who is to be told, and of what.
+///
+/// # Invariants
+/// A userptr that overlaps an invalidation that is on, and is in the index, is among those it ends for.
+#[derive(Default)]
+struct Notifier {
+    index: IntervalIndex<Arc<dyn Node>>,
+    /// The invalidations that are on.
+    active: Vec<Active>,
+    next: u64,
+}
+
+struct Active {
+    id: u64,
+    range: Range<u64>,
+    /// Those that may begin again when it ends.
+    held_up: Vec<Arc<dyn Node>>,
 }
 
 /// The notifier's lock, for reading: while it is held no invalidation begins.
 pub struct NotifierGuard<'a> {
-    _index: RwLockReadGuard<'a, IntervalIndex<Arc<dyn Node>>>,
+    _notifier: RwLockReadGuard<'a, Notifier>,
     of: &'a Inner,
+}
+
+/// An invalidation that is on: no use of the range begins until this is dropped. The program's change belongs in between.
+#[must_use = "uses may begin again when this is dropped"]
+pub struct Invalidation<'a> {
+    mm: &'a Mm,
+    id: u64,
+    visited: usize,
 }
 
 impl Mm {
@@ -138,7 +165,7 @@ impl Mm {
             return Err(WatchError::Empty(range.start, range.end));
         };
         if let Err(error) = self.0.source.watch(range) {
-            let node = self.0.notifier.write().remove(id);
+            let node = self.0.notifier.write().index.remove(id);
             drop(node);
             if *count == 0 {
                 self.0.source.detach();
@@ -149,46 +176,61 @@ impl Mm {
         Ok(Userptr::new(shared, self.clone(), id))
     }
 
-    /// The program is about to change its memory in `range`: ends the use of all userptrs that overlap it, each visited once.
-    /// When this returns, nothing uses the old pages any more, and pin jobs that began before can't install theirs. Returns
-    /// how many userptrs were visited.
+    /// The program changes its memory in `range`, and has done so already or does not mind what is used until it has: an
+    /// [invalidation](Self::begin_invalidation) that ends as it begins. Returns how many userptrs were visited.
     ///
     /// # Errors
     /// [`WouldBlock`] if it would have to wait but may not.
     pub fn invalidate(&self, range: Range<u64>, blocking: Blocking) -> Result<usize, WouldBlock> {
+        Ok(self.begin_invalidation(range, blocking)?.visited())
+    }
+
+    /// The program is about to change its memory in `range`: ends the use of all userptrs that overlap it, each visited once.
+    /// When this returns, nothing uses the old pages any more, and pin jobs that began before can't install theirs. Until the
+    /// answer is dropped none begin, of userptrs that are registered meanwhile neither. Pages that are [held](Userptr::hold)
+    /// stay with their holder.
+    ///
+    /// # Errors
+    /// [`WouldBlock`] if it would have to wait, or pages are held, but it may not wait. Nothing has changed then.
+    pub fn begin_invalidation(
+        &self,
+        range: Range<u64>,
+        blocking: Blocking,
+    ) -> Result<Invalidation<'_>, WouldBlock> {
         let (mut fences, mut pages) = (Vec::new(), Vec::new());
-        let visited: Vec<Arc<dyn Node>> = {
-            let index = self.0.notifier.write();
-            let overlapping: Vec<_> =
-                index.overlapping(range.clone()).map(|(_, node)| node.clone()).collect();
-            if blocking == Blocking::MayNot && overlapping.iter().any(|node| node.is_busy()) {
+        let (id, nodes) = {
+            let mut notifier = self.0.notifier.write();
+            let nodes = notifier.overlapping(&range);
+            if blocking == Blocking::MayNot && nodes.iter().any(|node| node.is_busy()) {
                 return Err(WouldBlock);
             }
-            for node in &overlapping {
+            for node in &nodes {
                 pages.extend(node.begin_invalidation(&range));
                 fences.extend(node.fences());
             }
-            overlapping
+            (notifier.begin(range.clone(), nodes.clone()), nodes)
         };
+        // From here on an unwinding thread ends it too.
+        let invalidation = Invalidation { mm: self, id, visited: nodes.len() };
         if blocking == Blocking::May {
             // Neither deadline nor interrupt: the program can't go on before, and the fences signal by themselves.
             let _ = fence::wait_all(&fences, Deadline::never(), &Interrupt::none());
         }
-        for node in &visited {
-            node.end_invalidation(&range);
+        for node in &nodes {
+            node.quiesced(&range);
         }
         drop(pages);
-        Ok(visited.len())
+        Ok(invalidation)
     }
 
     /// Keeps invalidations from beginning, for as long as it takes to check numbers and publish a fence.
     pub fn notifier(&self) -> NotifierGuard<'_> {
-        NotifierGuard { _index: self.0.notifier.read(), of: &self.0 }
+        NotifierGuard { _notifier: self.0.notifier.read(), of: &self.0 }
     }
 
     /// How many userptrs are in the index, those that go away included.
     pub fn len(&self) -> usize {
-        self.0.notifier.read().len()
+        self.0.notifier.read().index.len()
     }
 
     /// Whether there are no userptrs.
@@ -212,7 +254,7 @@ impl Mm {
     /// Takes a userptr out that nothing uses any more. Runs on the reaper.
     pub(super) fn unregister(&self, id: IntervalId, range: Range<u64>) {
         let mut count = self.0.registration.lock();
-        let node = self.0.notifier.write().remove(id);
+        let node = self.0.notifier.write().index.remove(id);
         if node.is_none() {
             return;
         }
@@ -220,6 +262,51 @@ impl Mm {
         *count -= 1;
         if *count == 0 {
             self.0.source.detach();
+        }
+    }
+}
+
+impl Notifier {
+    fn insert(&mut self, range: Range<u64>, node: Arc<dyn Node>) -> Option<IntervalId> {
+        let id = self.index.insert(range.clone(), node.clone())?;
+        let overlapping =
+            |active: &&mut Active| active.range.start < range.end && range.start < active.range.end;
+        for active in self.active.iter_mut().filter(overlapping) {
+            // It has no pages and no use yet: all it needs is to wait.
+            node.begin_invalidation(&active.range);
+            active.held_up.push(node.clone());
+        }
+        Some(id)
+    }
+
+    fn overlapping(&self, range: &Range<u64>) -> Vec<Arc<dyn Node>> {
+        self.index.overlapping(range.clone()).map(|(_, node)| node.clone()).collect()
+    }
+
+    fn begin(&mut self, range: Range<u64>, held_up: Vec<Arc<dyn Node>>) -> u64 {
+        self.next += 1;
+        self.active.push(Active { id: self.next, range, held_up });
+        self.next
+    }
+
+    fn end(&mut self, id: u64) -> Option<Active> {
+        let place = self.active.iter().position(|active| active.id == id)?;
+        Some(self.active.swap_remove(place))
+    }
+}
+
+impl Invalidation<'_> {
+    /// How many userptrs it visited.
+    pub fn visited(&self) -> usize {
+        self.visited
+    }
+}
+
+impl Drop for Invalidation<'_> {
+    fn drop(&mut self) {
+        let ended = self.mm.0.notifier.write().end(self.id);
+        for node in ended.into_iter().flat_map(|active| active.held_up) {
+            node.end_invalidation();
         }
     }
 }
@@ -246,5 +333,11 @@ impl fmt::Debug for WeakMm {
 impl fmt::Debug for NotifierGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NotifierGuard")
+    }
+}
+
+impl fmt::Debug for Invalidation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invalidation").field("visited", &self.visited).finish()
     }
 }

@@ -21,7 +21,8 @@
 //!   notifier lock, for reading:               unlock
 //!     retry(4)? then from the start           wait for the fences
 //!     fence of the job on the reservation     users told that the use has ended
-//!   unlock                                    submissions may begin again
+//!   unlock                                    the program's memory changes
+//!                                             submissions may begin again
 //! ```
 //!
 //! Either the submission sees the new number and starts over, or the invalidation sees its fence and waits for it.
@@ -48,6 +49,8 @@ mod range;
 pub use interval::{IntervalId, IntervalIndex};
 
 #[cfg(feature = "std")]
-pub use mm::{Blocking, ManualSource, Mm, NotifierGuard, NotifierSource, WatchError, WeakMm, WouldBlock};
+pub use mm::{
+    Blocking, Invalidation, ManualSource, Mm, NotifierGuard, NotifierSource, WatchError, WeakMm, WouldBlock,
+};
 #[cfg(feature = "std")]
 pub use range::{Busy, Cancelled, Held, PinJob, ReadSeq, Userptr, UserptrUser};

@@ -61,7 +61,9 @@ pub(super) trait Node: Send + Sync {
     fn fences(&self) -> Vec<Fence>;
     /// Returns the pages that were installed: they may be used until the fences have signalled.
     fn begin_invalidation(&self, range: &Range<u64>) -> Option<Arc<dyn Any + Send + Sync>>;
-    fn end_invalidation(&self, range: &Range<u64>);
+    /// The fences have signalled.
+    fn quiesced(&self, range: &Range<u64>);
+    fn end_invalidation(&self);
 }
 
 /// The number of a userptr's state; an invalidation changes it.
@@ -250,8 +252,11 @@ impl<P: Send + Sync + 'static> Node for Shared<P> {
         old.map(|pages| pages as Arc<dyn Any + Send + Sync>)
     }
 
-    fn end_invalidation(&self, range: &Range<u64>) {
+    fn quiesced(&self, range: &Range<u64>) {
         self.user.quiesced(self.common(range));
+    }
+
+    fn end_invalidation(&self) {
         self.state.lock().invalidating -= 1;
         self.ended.wake_all();
     }
