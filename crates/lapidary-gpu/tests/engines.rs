@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,8 +13,9 @@ use std::{
 use common::*;
 use lapidary::fence::FenceError;
 use lapidary_gpu::{
-    Access, BanReason, FaultKind, GpuConfig, GpuVa, Priority, Submission, SubmitError,
-    memory::{AttachError, PhysAddr, SharedRegion},
+    Access, BanReason, ContextEvents, FaultKind, GpuConfig, GpuVa, Priority, Submission, SubmitError,
+    fault::JobReport,
+    memory::{AttachError, HostMemory, MemoryError, PhysAddr, SharedRegion},
     pagetable::{PteAttrs, Target, VaSpan},
 };
 
@@ -503,4 +504,89 @@ fn memory_is_attached_once_and_whole() {
     assert!(matches!(attach(PhysAddr::system(u64::MAX - 0xfff), 4096), AttachError::OutsideSpace { .. }));
     assert_eq!(memory.detach(PhysAddr::vram(page)), Err(AttachError::NotAttached(PhysAddr::vram(page))));
     memory.attach(PhysAddr::vram(SIZE), region(), 0, page).unwrap();
+}
+
+/// A client's memory that is not mapped here and can go away.
+struct Remote {
+    bytes: Mutex<Option<Vec<u8>>>,
+}
+
+impl Remote {
+    fn access(&self, offset: u64, act: impl FnOnce(&mut [u8])) -> Result<(), MemoryError> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let bytes = bytes.as_mut().ok_or(MemoryError::Inaccessible { offset })?;
+        act(&mut bytes[offset as usize..]);
+        Ok(())
+    }
+}
+
+impl HostMemory for Remote {
+    fn mapped(&self) -> Option<&SharedRegion> {
+        None
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.access(offset, |bytes| buf.copy_from_slice(&bytes[..buf.len()]))
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<(), MemoryError> {
+        self.access(offset, |bytes| bytes[..buf.len()].copy_from_slice(buf))
+    }
+}
+
+#[test]
+fn unmapped_memory_is_read_written_and_faults_when_it_is_gone() {
+    let rig = Rig::new();
+    let remote = Arc::new(Remote { bytes: Mutex::new(Some(vec![0; 0x3000])) });
+    let at = PhysAddr::system(0x4000);
+    rig.gpu.memory().attach(at, remote.clone(), 0x1000, 0x2000).unwrap();
+    rig.space.map(va(SIZE), 0x2000, Target::Memory(at), rw()).unwrap();
+    let increment = [0x2f << 23 | 0x05 << 8 | 1, va(SIZE).get() as u32, (va(SIZE).get() >> 32) as u32];
+    let context = rig.context(COPY);
+    let batch = rig.batch(
+        0,
+        &[
+            &store(va(SIZE), 7),
+            &increment,
+            &copy(va(SIZE), va(SIZE + 0xffe), 4),
+            &copy(va(SIZE + 0xffe), va(DATA), 4),
+            &END,
+        ],
+    );
+    assert_eq!(outcome(&rig.run(&context, batch)), Ok(()));
+    assert_eq!(rig.peek(DATA), 8);
+    assert_eq!(remote.bytes.lock().unwrap().as_ref().unwrap()[0x1000..0x1004], [8, 0, 0, 0]);
+
+    *remote.bytes.lock().unwrap() = None;
+    assert_eq!(outcome(&rig.run(&context, batch)), Err(FenceError::Fault));
+    let Some(BanReason::Fault(report)) = context.banned() else { panic!("not banned for a fault") };
+    assert_eq!((report.fault.kind, report.fault.va), (FaultKind::Host, va(SIZE)));
+}
+
+/// A driver with a bug.
+struct Panics;
+
+impl ContextEvents for Panics {
+    fn completed(&self, _: &JobReport) {
+        panic!("a driver's bug, on purpose");
+    }
+}
+
+#[test]
+fn h23_an_engine_whose_thread_dies_fails_all_its_jobs_and_takes_no_more() {
+    let rig = Rig::new();
+    let (works, panics) = (rig.context(RENDER), rig.context_with(RENDER, Priority::Normal, Arc::new(Panics)));
+    let gate = rig.batch(0x100, &[&wait_for(va(DATA), 1), &END]);
+    let good = rig.batch(0, &[&END]);
+    let fences = [rig.run(&panics, gate), rig.run(&panics, good), rig.run(&works, gate)];
+    // The other context must still wait when the thread dies.
+    let bad = rig.context_with(RENDER, Priority::High, Arc::new(Panics));
+    let dies = rig.run(&bad, good);
+    assert_eq!(outcome(&dies), Err(FenceError::Cancelled));
+    for fence in &fences {
+        assert!(outcome(fence).is_err());
+    }
+    // The thread's last act is to refuse all that comes later.
+    let refused = || works.submit(Submission::new(good, rig.timeline.next().1)).is_err();
+    while !refused() {
+        std::thread::yield_now();
+    }
 }

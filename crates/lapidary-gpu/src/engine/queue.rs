@@ -339,14 +339,21 @@ impl Queue {
         (None, None)
     }
 
-    /// Bans every context that is not running; for the end.
-    pub(super) fn abort_all(&mut self, reason: BanReason) -> Vec<Aborted> {
+    /// Accepts nothing more and bans every context: there is no thread any more. A context that was running when the thread panicked has lost
+    /// the job and the streamer that the thread had.
+    pub(super) fn end(&mut self) -> Vec<Aborted> {
+        self.stopping = true;
+        if let Some((id, _)) = self.running.take()
+            && let Some(slot) = self.slots.get_mut(&id)
+        {
+            slot.phase = Phase::Idle;
+        }
         let ids: Vec<_> = self.slots.keys().copied().collect();
         let gone = |parting| match parting {
             Parting::Gone(aborted) => Some(*aborted),
             _ => None,
         };
-        ids.into_iter().filter_map(|id| gone(self.abort(id, reason))).collect()
+        ids.into_iter().filter_map(|id| gone(self.abort(id, BanReason::Shutdown))).collect()
     }
 
     fn ban(&mut self, id: ContextId, reason: BanReason) -> Option<Aborted> {

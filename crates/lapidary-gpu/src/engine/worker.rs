@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cs::Streamer,
-    fault::{BanReason, FaultReport, JobReport, PendingFault},
+    fault::{FaultReport, JobReport, PendingFault},
     stats::Counters,
     tlb::Tlb,
 };
@@ -29,14 +29,23 @@ const SPIN: Duration = Duration::from_micros(5);
 /// The shortest slice, even if a parked context becomes due.
 const MIN_SLICE: Duration = Duration::from_micros(100);
 
-/// Runs contexts until the engine is stopped. All fences of its jobs have signalled when it returns.
+/// Runs contexts until the engine is stopped. All fences of its jobs have signalled when it returns, or panics in foreign code.
 pub(crate) fn run(engine: &Arc<Engine>) {
+    let _end = LastWill(engine);
     let mut core = Core { tlb: RefCell::new(Tlb::new()), generation: 0 };
     while let Some((task, streamer, slice)) = next(engine) {
         run_task(engine, &mut core, task, streamer, slice);
     }
-    let aborted = engine.queue.lock().abort_all(BanReason::Shutdown);
-    aborted.into_iter().for_each(|aborted| engine.part(aborted));
+}
+
+/// Fails what is left when the thread ends, however it ends.
+struct LastWill<'a>(&'a Engine);
+
+impl Drop for LastWill<'_> {
+    fn drop(&mut self) {
+        let aborted = self.0.queue.lock().end();
+        aborted.into_iter().for_each(|aborted| self.0.part(aborted));
+    }
 }
 
 /// The next context to run and for how long; none when the engine is stopped.
