@@ -388,8 +388,15 @@ impl<P: Send + 'static> Attachment<P> {
         self.tie.is_mapped()
     }
 
-    /// Looks at the pages of a mapped attachment; `None` if it is not mapped. `look` must not use this
-    /// attachment.
+    /// Looks at the pages of a mapped attachment; `None` if it is not mapped. `look` must not use this attachment. What borrows
+    /// from the pages can't leave it:
+    ///
+    /// ```compile_fail
+    /// # use lapidary::{dma_buf::Attachment, resv::ResvGuard};
+    /// fn keep<'a>(attachment: &'a Attachment<String>, guard: &'a ResvGuard<'_>) -> Option<&'a String> {
+    ///     attachment.pages(guard, |pages| pages).ok()?
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`DmaBufError::WrongLock`].

@@ -12,7 +12,7 @@
 //! - *callback*: a closure that runs once, when the fence signals. See [`Fence::add_callback`].
 //! - *container*: a fence made of fences. [`Fence::array`] signals with all or any of its members;
 //!   [`Fence::chain`] is one point of a timeline and signals with its own fence and every earlier point.
-//!   Containers nest. [`unwrap`] walks the plain fences inside, [`merge`] makes the smallest fence that
+//!   Containers nest. [`unwrap`] walks the plain fences inside, [`merge()`] makes the smallest fence that
 //!   stands for many.
 //! - *signalling section*: a scope that some fence's signalling depends on. Waiting for a fence or taking a
 //!   reservation in one can deadlock, and panics in debug builds; see [`signalling()`].
