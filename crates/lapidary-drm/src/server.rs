@@ -4,6 +4,7 @@
 //! there by whoever starts the server, the preload library.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -133,6 +134,10 @@ impl Service for Nodes {
         })?;
         self.files.fetch_add(1, Ordering::Relaxed);
         Ok(file)
+    }
+
+    fn memory_changes(&self, process: &Arc<Process>, range: Range<u64>) {
+        self.device.driver().memory_changes(process, range);
     }
 
     fn process_gone(&self, _process: &Arc<Process>) {

@@ -10,6 +10,7 @@ use crate::connection;
 use crate::identity::{Name, cookie_of, identity_of};
 use crate::sys;
 use crate::thread::with_channel;
+use crate::watch;
 
 /// The result of something that may turn out not to be the server's business.
 pub(crate) type Ours<T> = Option<T>;
@@ -84,6 +85,19 @@ pub(crate) fn mmap(address: usize, length: usize, modes: [c_int; 2], fd: c_int, 
         Reply::NotOurs => None,
         Reply::Lost => Some(sys::fail(libc::ENODEV) as isize),
     }
+}
+
+/// Tells that memory is about to be unmapped or replaced, if the server wants to know; returns when the device no longer
+/// uses what is there.
+pub(crate) fn memory_changes(address: usize, length: usize) {
+    if !watch::is_wanted() {
+        return;
+    }
+    let kept = sys::errno();
+    let request =
+        Request { arg: address as u64, extra: [length as u64, 0, 0], ..Request::new(Op::MemoryChange) };
+    call(&request, |_| ());
+    sys::set_errno(kept);
 }
 
 /// Tells that a descriptor was closed that may have been the server's; returns when what that ended has ended.

@@ -15,6 +15,7 @@ use lapidary_protocol::spin::Spin;
 
 use crate::connection::{self, Ancillary, header};
 use crate::sys::{self, SignalSet};
+use crate::watch;
 
 /// Memory of a channel's private part.
 const PRIVATE_BYTES: usize = 4096;
@@ -166,7 +167,10 @@ impl Channel {
             let result = page.reply.result.load(Ordering::Relaxed).cast_signed();
             let arguments = [0, 1, 2, 3, 4, 5].map(|i: usize| page.reply.args[i].load(Ordering::Relaxed));
             let value = match Kind::from_u32(page.reply.kind.load(Ordering::Relaxed)) {
-                Some(Kind::Done) => return Reply::Done(result),
+                Some(Kind::Done) => {
+                    watch::set(arguments[0] != 0);
+                    return Reply::Done(result);
+                }
                 Some(Kind::NotOurs) => return Reply::NotOurs,
                 Some(Kind::SendFd) => self.send_fd(arguments[0] as c_int),
                 Some(Kind::ReceiveFd) => self.receive_fd(arguments[0] != 0),

@@ -29,3 +29,4 @@ mod identity;
 mod paths;
 mod sys;
 mod thread;
+mod watch;

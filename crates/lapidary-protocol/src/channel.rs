@@ -54,6 +54,9 @@ pub enum Op {
     Poll = 7,
     /// The client gives the channel up; there is no reply.
     Bye = 8,
+    /// The program is about to unmap or replace memory from `arg` on; `extra`: length. Answered when the device no longer
+    /// uses what is there.
+    MemoryChange = 9,
 }
 
 /// Added to a descriptor number in the result of [`Op::Poll`].
@@ -71,6 +74,7 @@ impl Op {
             6 => Self::FdInfo,
             7 => Self::Poll,
             8 => Self::Bye,
+            9 => Self::MemoryChange,
             _ => return None,
         })
     }
@@ -80,7 +84,8 @@ impl Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// The call is over: `result` is its value, or a negative errno.
+    /// The call is over: `result` is its value, or a negative errno; `args[0]` is 1 if the server wants to be told of
+    /// [`Op::MemoryChange`]s, by all threads, until it says otherwise.
     Done = 1,
     /// The descriptor is not the server's: do what would have been done without it.
     NotOurs = 2,

@@ -25,6 +25,7 @@ pub struct Process {
     name: String,
     memory: Arc<ClientMemory>,
     gone: AtomicBool,
+    watched: AtomicBool,
     /// Files that this process has shown to hold a descriptor of.
     proved: Mutex<HashMap<Identity, Weak<Entry>>>,
     channels: Mutex<HashMap<u64, Arc<Channel>>>,
@@ -40,6 +41,7 @@ impl Process {
             name: comm.trim_end().to_owned(),
             memory: Arc::new(memory),
             gone: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             proved: Mutex::default(),
             channels: Mutex::default(),
         }
@@ -68,6 +70,16 @@ impl Process {
     /// Its memory.
     pub fn memory(&self) -> &Arc<ClientMemory> {
         &self.memory
+    }
+
+    /// Whether it is to tell before it unmaps or replaces memory, from the end of its present call on; see
+    /// [`Service::memory_changes`](super::Service::memory_changes).
+    pub fn watch_memory(&self, watch: bool) {
+        self.watched.store(watch, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
     }
 
     /// Whether it has ended or disconnected.

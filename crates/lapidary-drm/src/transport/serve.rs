@@ -56,7 +56,8 @@ impl Server {
             Outcome::Value(Ok(value)) => (Kind::Done, value),
             Outcome::Value(Err(error)) => (Kind::Done, -i64::from(error.raw_os_error())),
         };
-        self.turns.give(&self.channel, kind, result, [0; 6]);
+        let watch = u64::from(self.process.is_watched());
+        self.turns.give(&self.channel, kind, result, [watch, 0, 0, 0, 0, 0]);
     }
 
     fn carry_out(&mut self, request: &Request) -> Result<Outcome, Closed> {
@@ -67,6 +68,7 @@ impl Server {
             Op::FdInfo => self.with_file(request, Self::fdinfo),
             Op::Poll => self.with_file(request, Self::poll),
             Op::Closed => self.closed(request),
+            Op::MemoryChange => self.memory_changes(request),
             // An answer to nothing.
             Op::Answer | Op::Bye => return Err(Closed),
         })
@@ -161,6 +163,14 @@ impl Server {
             Poll::Ready(events) => Ok(i64::from(events)),
             Poll::Wait(fd) => Ok(POLL_DESCRIPTOR + i64::from(call.install_fd(fd, true)?)),
         }
+    }
+
+    fn memory_changes(&mut self, request: &Request) -> Outcome {
+        let end = request.arg.saturating_add(request.extra[0]);
+        if request.arg < end {
+            self.shared.service().memory_changes(&self.process, request.arg..end);
+        }
+        Outcome::Value(Ok(0))
     }
 
     /// A client closed a descriptor. If that was the last one, the client goes on only when the file is released.

@@ -1,6 +1,7 @@
 //! What a driver side implements: files, and how they are opened.
 
 use std::any::Any;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -17,6 +18,10 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// What the client's `open` fails with.
     fn open(&self, process: &Arc<Process>, path: &str, flags: u32) -> Result<Arc<dyn File>, Errno>;
+
+    /// A client that is [watched](Process::watch_memory) is about to unmap or replace its memory in `range`. It goes on when
+    /// this returns. Runs on the thread of the client's channel.
+    fn memory_changes(&self, _process: &Arc<Process>, _range: Range<u64>) {}
 
     /// A client process has ended or disconnected. Its files follow on their own, each when its last descriptor
     /// is closed, before or after this.

@@ -106,9 +106,9 @@ fn look_up(request: &XeRequest<'_, '_>, vm: &Vm, op: &CheckedOp) -> Result<Op, E
         }
         CheckedOp::MapNull { range, attributes } => Op::MapNull { range, tag: tag(attributes) },
         CheckedOp::MapHost { address, range, attributes } => {
-            let memory = request.call.memory();
+            let process = request.call.process();
             let pages =
-                ClientPages::new(request.file.driver(), memory, address, range.len(), vm.reservation())?;
+                ClientPages::new(request.file.driver(), process, address, range.len(), vm.reservation())?;
             Op::Map { object: Object::Client(pages), offset: 0, range, tag: tag(attributes) }
         }
         CheckedOp::Unmap { range } => Op::Unmap { range },

@@ -1,8 +1,9 @@
 //! Client memory on the GPU (userptr): a range of a process's own pages at device addresses.
 //!
 //! The pages are not pinned. The device reaches them through the process's memory at each access, so whatever the
-//! process has mapped at the address at that moment is what the GPU sees; a page that is gone faults. Their device
-//! addresses come from a window of their own above the system region's.
+//! process has mapped at the address at that moment is what the GPU sees; a page that is gone faults. While a job may use
+//! them, the process's own unmapping waits, see [`notifier`](super::notifier). Their device addresses come from a window of
+//! their own above the system region's.
 //!
 //! A [`ClientPages`] goes with the last mapping that shows it. That may be under any lock, and device addresses can be
 //! used again only when no engine uses them any more, which takes waiting: so the drop hands them to the worker.
@@ -17,10 +18,11 @@ use lapidary_gpu::memory::PhysAddr;
 use parking_lot::Mutex;
 
 use super::XeDriver;
+use super::notifier::ClientUserptr;
 use crate::backing::ClientRange;
 use crate::core::Error;
 use crate::core::census::Live;
-use crate::transport::ClientMemory;
+use crate::transport::Process;
 
 /// Alignment of ranges in the window: that of the largest page-table leaf that client memory is mapped with.
 const ALIGNMENT: u64 = 64 << 10;
@@ -51,25 +53,28 @@ impl ClientWindow {
 pub struct ClientPages {
     number: usize,
     window: Arc<ClientWindow>,
+    _userptr: ClientUserptr,
     range: Extent,
     reservation: Reservation,
     _live: Live,
 }
 
 impl ClientPages {
-    /// Gives `len` bytes at client address `start`, both multiples of the page size, device addresses. Its users'
+    /// Gives `len` bytes at address `start` of `process`, both multiples of the page size, device addresses. Its users'
     /// fences are kept in `reservation`, that of the address space it is mapped in.
     ///
     /// # Errors
     /// `EFAULT` if a page can't be read now; `ENOMEM` if no device addresses are left.
     pub(super) fn new(
         driver: &XeDriver,
-        memory: &Arc<ClientMemory>,
+        process: &Arc<Process>,
         start: u64,
         len: u64,
         reservation: &Reservation,
     ) -> Result<Arc<Self>, Error> {
-        let pages = Arc::new(ClientRange::new(Arc::clone(memory), start, len)?);
+        // Registered before the GPU can reach it: an unmapping from here on waits for its users.
+        let userptr = driver.notifiers().register(process, start..start.saturating_add(len), reservation)?;
+        let pages = Arc::new(ClientRange::new(Arc::clone(process.memory()), start, len)?);
         let window = Arc::clone(driver.client_window());
         let none_left = Error::OutOfMemory("device addresses for client memory");
         let range = window.ranges.lock().allocate(len, ALIGNMENT).map_err(|_| none_left)?;
@@ -81,7 +86,14 @@ impl ClientPages {
         }
         let live = driver.kinds().client_ranges.enter();
         let number = super::object::next_number();
-        Ok(Arc::new(Self { number, window, range, reservation: reservation.clone(), _live: live }))
+        Ok(Arc::new(Self {
+            number,
+            window,
+            _userptr: userptr,
+            range,
+            reservation: reservation.clone(),
+            _live: live,
+        }))
     }
 
     /// A number that no other range has.

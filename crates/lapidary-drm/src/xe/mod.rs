@@ -6,7 +6,7 @@
 //! | `profile` | the GPUs that the device can be |
 //! | `query` | DEVICE_QUERY |
 //! | `gem`, `object` | buffers: making them, where their bytes are |
-//! | `client_pages` | client memory on the GPU (userptr) |
+//! | `client_pages`, `notifier` | client memory on the GPU (userptr), and who is told before it changes |
 //! | `vm`, `bind_args`, `bind`, `bind_queue`, `tables` | address spaces and VM_BIND, from arguments to page tables |
 //! | `exec_queue`, `engine_queue`, `exec` | queues and EXEC |
 //! | `sync`, `user_fence` | what calls wait for, and who learns of their end |
@@ -33,6 +33,7 @@ mod extension;
 mod file;
 mod gem;
 mod mover;
+mod notifier;
 mod object;
 mod pat;
 mod profile;
@@ -58,7 +59,7 @@ use crate::core::census::Census;
 use crate::core::{Driver, DriverInfo, DrmFile, Error, Features, IoctlTable, Opening, Permit, Request};
 use crate::report::{AddressSpaceCounts, GpuCounts, MemoryCounts, Report};
 use crate::server::DeviceConfig;
-use crate::transport::Errno;
+use crate::transport::{Errno, Process};
 use crate::tree::{Bus, Card, PciFunction};
 use crate::uapi::ioctl::Command;
 use bind_queue::BindBackend;
@@ -66,6 +67,7 @@ use client_pages::ClientWindow;
 use engine_queue::EngineBackend;
 use file::XeFile;
 use mover::XeMover;
+use notifier::Notifiers;
 use object::{Buffer, BufferData};
 use pat::PatTable;
 use profile::ProfileInfo;
@@ -114,6 +116,7 @@ pub struct XeDriver {
     bind_scheduler: Scheduler<BindBackend>,
     engine_scheduler: Scheduler<EngineBackend>,
     client_window: Arc<ClientWindow>,
+    notifiers: Notifiers,
     user_fence_waiters: Arc<UserFenceWaiters>,
     counters: Arc<Counters>,
     fault_log: Arc<FaultLog>,
@@ -150,6 +153,7 @@ impl XeDriver {
             bind_scheduler: Scheduler::new("xe-bind", bind_backend, WORKERS),
             engine_scheduler: Scheduler::new("xe-submit", Arc::new(EngineBackend), WORKERS),
             client_window: ClientWindow::new(&gpu, &worker, CLIENT_WINDOW),
+            notifiers: Notifiers::new(&worker),
             gpu,
             worker,
             user_fence_waiters: Arc::default(),
@@ -193,6 +197,15 @@ impl XeDriver {
 
     fn client_window(&self) -> &Arc<ClientWindow> {
         &self.client_window
+    }
+
+    fn notifiers(&self) -> &Notifiers {
+        &self.notifiers
+    }
+
+    /// A process is about to change its memory in `range`: returns when no job uses it any more.
+    pub(crate) fn memory_changes(&self, process: &Process, range: std::ops::Range<u64>) {
+        self.notifiers.memory_changes(process, range);
     }
 
     fn user_fence_waiters(&self) -> &Arc<UserFenceWaiters> {

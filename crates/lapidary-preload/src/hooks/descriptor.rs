@@ -31,6 +31,7 @@ unsafe extern "C" fn mmap(
     fd: c_int,
     offset: i64,
 ) -> *mut c_void {
+    super::memory::about_to_map(address, length, flags);
     if fd >= 0
         && flags & libc::MAP_ANONYMOUS == 0
         && crate::config::get().is_some()

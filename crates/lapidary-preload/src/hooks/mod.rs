@@ -6,6 +6,7 @@
 mod descriptor;
 mod folder;
 mod link;
+mod memory;
 mod open;
 mod path;
 mod poll;
