@@ -39,10 +39,10 @@ fn measure() {
     report("hot_nothing", 1000, Duration::ZERO, || {
         support::ioctl(&node, command::NOTHING, std::ptr::null_mut()).unwrap();
     });
-    report("hot_64_bytes_both_ways", 1000, Duration::ZERO, || {
+    report("hot_64_bytes_that_may_wait", 1000, Duration::ZERO, || {
         support::ioctl(&node, command::INCREMENT, bytes.as_mut_ptr().cast()).unwrap();
     });
-    report("hot_64_bytes_on_heap", 1000, Duration::ZERO, || {
+    report("hot_64_bytes_that_may_wait_on_heap", 1000, Duration::ZERO, || {
         support::ioctl(&node, command::INCREMENT, boxed.as_mut_ptr().cast()).unwrap();
     });
     report("hot_nested_4096_bytes", 1000, Duration::ZERO, || {

@@ -1,14 +1,12 @@
 //! The client's side of a channel: making a call and doing what the server wants in between.
 //!
 //! A wait spins for a bounded time, then sleeps in `ppoll` on the channel's socket. A signal must end the wait, also
-//! one that arrives before the sleep; so signals are blocked first and let in by `ppoll` alone. Calls that never sleep
-//! should not pay for that: they run with signals as they are, and a signal in the few microseconds before the first
-//! sleep may be missed. Which commands sleep is learned; the next call of such a command blocks signals before
-//! it begins, and misses nothing.
+//! one that arrives before the sleep; so signals are blocked before a call begins and let in by `ppoll` alone. Commands of
+//! which the server has said that they are quick go without: their calls end soon whatever arrives.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lapidary_protocol::channel::{Identity, Kind, Op, PAGE_BYTES, Page, WAKE};
 use lapidary_protocol::spin::Spin;
@@ -66,12 +64,11 @@ pub(crate) enum Reply {
     Lost,
 }
 
-/// Commands, by the low byte of their number, whose calls have slept.
-static SLEEPERS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+/// Quick commands, each at a place that its number gives.
+static QUICK: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
 
-fn sleeper(request: &Request) -> (&'static AtomicU64, u64) {
-    let index = if request.op == Op::Ioctl { request.cmd as usize & 0xff } else { 0xff };
-    (&SLEEPERS[index / 64], 1 << (index % 64))
+fn quick_place(cmd: u32) -> &'static AtomicU32 {
+    &QUICK[cmd as usize % QUICK.len()]
 }
 
 /// The signals of a call: as the program has them, or blocked.
@@ -148,20 +145,15 @@ impl Channel {
 
     /// Makes a call. The argument area is filled before and read after by the caller.
     pub(crate) fn call(&mut self, request: &Request) -> Reply {
-        let (sleepers, bit) = sleeper(request);
         let mut signals = Signals { before: None, interrupted: false };
-        if sleepers.load(Ordering::Relaxed) & bit != 0 {
+        if request.op != Op::Ioctl || quick_place(request.cmd).load(Ordering::Relaxed) != request.cmd {
             signals.block();
         }
         self.give(request);
         let begin = self.ours;
         loop {
-            let slept = match self.wait(begin, &mut signals) {
-                Ok(slept) => slept,
-                Err(()) => return Reply::Lost,
-            };
-            if slept {
-                sleepers.fetch_or(bit, Ordering::Relaxed);
+            if self.wait(begin, &mut signals).is_err() {
+                return Reply::Lost;
             }
             let page = self.page();
             let result = page.reply.result.load(Ordering::Relaxed).cast_signed();
@@ -169,6 +161,9 @@ impl Channel {
             let value = match Kind::from_u32(page.reply.kind.load(Ordering::Relaxed)) {
                 Some(Kind::Done) => {
                     watch::set(arguments[0] != 0);
+                    if arguments[1] != 0 && signals.before.is_some() {
+                        quick_place(request.cmd).store(request.cmd, Ordering::Relaxed);
+                    }
                     return Reply::Done(result);
                 }
                 Some(Kind::NotOurs) => return Reply::NotOurs,
@@ -204,15 +199,15 @@ impl Channel {
         }
     }
 
-    /// Waits until the server hands over. Whether it had to sleep; an error if the server is gone.
-    fn wait(&mut self, begin: u32, signals: &mut Signals) -> Result<bool, ()> {
+    /// Waits until the server hands over; an error if it is gone.
+    fn wait(&mut self, begin: u32, signals: &mut Signals) -> Result<(), ()> {
         let start = sys::now_ns();
         let bound = self.spin.bound_ns();
         loop {
             for _ in 0..LOOKS {
                 if self.is_our_turn(Ordering::Acquire) {
                     self.spin.hit(sys::now_ns() - start);
-                    return Ok(false);
+                    return Ok(());
                 }
                 std::hint::spin_loop();
             }
@@ -222,7 +217,7 @@ impl Channel {
         }
         let slept = self.sleep(begin, signals);
         self.spin.slept(sys::now_ns() - start);
-        slept.map(|()| true)
+        slept
     }
 
     /// Looks whether the server has handed over, and takes note.
@@ -317,10 +312,11 @@ fn poll_readable(socket: c_int, mask: SignalSet) -> Polled {
     // SAFETY: all that is pointed to is valid.
     let result = unsafe { sys::quiet(libc::SYS_ppoll, [fds, count, time, mask, len, 0]) };
     if result == -(libc::EINTR as isize) {
-        Polled::Interrupted
-    } else if poll.revents & libc::POLLIN != 0 {
-        Polled::Readable
-    } else {
-        Polled::Ended
+        return Polled::Interrupted;
+    }
+    // The end of the connection is readable, too.
+    match poll.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) {
+        0 => Polled::Readable,
+        _ => Polled::Ended,
     }
 }

@@ -133,12 +133,11 @@ impl Connection {
 
     fn locked<R>(&self, work: impl FnOnce() -> R) -> R {
         let signals = sys::block_signals();
-        while self.lock.swap(1, Ordering::Acquire) != 0 {
-            // 2: somebody waits.
-            if self.lock.swap(2, Ordering::Acquire) == 0 {
-                break;
+        // 1: locked; 2: locked, and somebody may wait.
+        if self.lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            while self.lock.swap(2, Ordering::Acquire) != 0 {
+                sys::futex_wait(&self.lock, 2, false);
             }
-            sys::futex_wait(&self.lock, 2, false);
         }
         let result = work();
         if self.lock.swap(0, Ordering::Release) != 1 {

@@ -85,7 +85,7 @@ impl Op {
 #[repr(u32)]
 pub enum Kind {
     /// The call is over: `result` is its value, or a negative errno; `args[0]` is 1 if the server wants to be told of
-    /// [`Op::MemoryChange`]s, by all threads, until it says otherwise.
+    /// [`Op::MemoryChange`]s, by all threads, until it says otherwise; `args[1]` is 1 if calls of this command are quick.
     Done = 1,
     /// The descriptor is not the server's: do what would have been done without it.
     NotOurs = 2,

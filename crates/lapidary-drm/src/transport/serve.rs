@@ -24,6 +24,8 @@ pub(super) struct Server {
 /// How a request ends.
 enum Outcome {
     Value(Result<i64, Errno>),
+    /// The same, of a command that never waits.
+    QuickValue(Result<i64, Errno>),
     NotOurs,
 }
 
@@ -51,19 +53,20 @@ impl Server {
     }
 
     fn reply(&mut self, outcome: Outcome) {
-        let (kind, result) = match outcome {
-            Outcome::NotOurs => (Kind::NotOurs, 0),
-            Outcome::Value(Ok(value)) => (Kind::Done, value),
-            Outcome::Value(Err(error)) => (Kind::Done, -i64::from(error.raw_os_error())),
+        let (value, quick) = match outcome {
+            Outcome::NotOurs => return self.turns.give(&self.channel, Kind::NotOurs, 0, [0; 6]),
+            Outcome::Value(value) => (value, 0),
+            Outcome::QuickValue(value) => (value, 1),
         };
+        let result = value.unwrap_or_else(|error| -i64::from(error.raw_os_error()));
         let watch = u64::from(self.process.is_watched());
-        self.turns.give(&self.channel, kind, result, [watch, 0, 0, 0, 0, 0]);
+        self.turns.give(&self.channel, Kind::Done, result, [watch, quick, 0, 0, 0, 0]);
     }
 
     fn carry_out(&mut self, request: &Request) -> Result<Outcome, Closed> {
         Ok(match request.op {
             Op::Open => Outcome::Value(self.open(request)),
-            Op::Ioctl => self.with_file(request, Self::ioctl),
+            Op::Ioctl => self.any_ioctl(request),
             Op::Mmap => self.with_file(request, Self::mmap),
             Op::FdInfo => self.with_file(request, Self::fdinfo),
             Op::Poll => self.with_file(request, Self::poll),
@@ -115,6 +118,14 @@ impl Server {
         let file = self.shared.service().open(&self.process, &path, request.cmd)?;
         let cloexec = request.cmd & libc::O_CLOEXEC as u32 != 0;
         self.call(request).install_named(file, &path, cloexec).map(i64::from)
+    }
+
+    fn any_ioctl(&mut self, request: &Request) -> Outcome {
+        let Some(file) = request.identity.and_then(|identity| self.find(identity, request)) else {
+            return Outcome::NotOurs;
+        };
+        let result = self.ioctl(request, &file);
+        if file.file().is_quick(request.cmd) { Outcome::QuickValue(result) } else { Outcome::Value(result) }
     }
 
     fn ioctl(&mut self, request: &Request, entry: &Entry) -> Result<i64, Errno> {

@@ -50,6 +50,13 @@ pub trait File: Any + Send + Sync {
     /// What the client's `ioctl` fails with.
     fn ioctl(&self, call: &mut Call<'_>, cmd: u32, arg: &mut [u8]) -> Result<u32, Errno>;
 
+    /// Whether no call of this command ever waits for the GPU, another client or anything else that takes long. The client
+    /// then spares itself the preparation for signals, which costs two system calls; a signal that arrives meanwhile is
+    /// handled after the call.
+    fn is_quick(&self, _cmd: u32) -> bool {
+        false
+    }
+
     /// A mapping of this file. `offset` and `length` in bytes, `prot` and `flags` as the client gave them.
     ///
     /// # Errors

@@ -181,6 +181,10 @@ impl File for TestFile {
         Ok(0)
     }
 
+    fn is_quick(&self, cmd: u32) -> bool {
+        !matches!(cmd, command::WAIT | command::STUBBORN | command::INCREMENT)
+    }
+
     fn mmap(&self, _: &mut Call<'_>, offset: u64, length: u64, _: i32, _: i32) -> Result<Mmap, Errno> {
         if offset + length > 16 * 4096 {
             return Err(Errno::INVAL);
