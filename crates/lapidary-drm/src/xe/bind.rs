@@ -196,8 +196,18 @@ fn submit(
     let nodes = vm.reserve_nodes(batch.steps())?;
     let armed = queue.arm()?;
     let steps = batch.commit();
+    let ranges: Vec<VaRange> = steps.iter().map(|step| step.affected()).collect();
+    let mut waits = syncs.waits.clone();
+    // The VM is locked for changes, so the order of the calls is that of this list.
+    waits.extend(vm.pending().before(&ranges));
     guard.locked().add_fence(&mut exec, armed.fence(), Usage::Bookkeep, Usage::Bookkeep);
-    Ok(armed.push(BindJob::new(vm, steps, nodes), syncs.waits.iter().cloned()))
+    let done = armed.push(BindJob::new(vm, steps, nodes), waits);
+    vm.pending().add(&ranges, &done);
+    drop(exec);
+    drop(guard);
+    // If a worker happened to be in the middle of this queue, it runs what is ready before the call returns.
+    queue.catch_up();
+    Ok(done)
 }
 
 /// The tie of an operation's buffer to the address space. Unmapping a buffer that has none changes nothing.

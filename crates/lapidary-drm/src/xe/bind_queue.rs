@@ -82,6 +82,12 @@ impl BindQueue {
         self.queue.last_fence()
     }
 
+    /// Runs what is ready, and waits for a worker that is in the middle of a bind. Must not be called with a lock held that a
+    /// bind takes, nor from a fence's callback.
+    pub(super) fn catch_up(&self) {
+        self.queue.catch_up();
+    }
+
     /// Takes no more binds; those that wait fail.
     pub(super) fn kill(&self) {
         self.queue.kill(FenceError::Cancelled);

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lapidary::exec::Exec;
-use lapidary::fence::{self, Interrupt};
+use lapidary::fence::{self, Fence, Interrupt};
 use lapidary::gpuvm::{
     GpuVm, ObjectId, StepList, Steps, VaRange, VmBo, VmBoList, VmConfig, VmGuard, VmSharedGuard, VmTypes,
 };
 use lapidary::residency::LruGroup;
 use lapidary::resv::{Reservation, Usage};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::bind_queue::BindQueue;
 use super::object::Object;
@@ -65,6 +66,29 @@ impl VmTypes for XeTypes {
     }
 }
 
+/// Binds of any queue whose page-table work may not be done yet, and where.
+///
+/// What is on record is in the order of the calls, whatever queue they named; page tables must follow in that order where
+/// ranges overlap. Binds elsewhere don't wait for each other.
+#[derive(Default)]
+pub(super) struct PendingBinds(Vec<(VaRange, Fence)>);
+
+impl PendingBinds {
+    /// What work on `ranges` must come after.
+    pub(super) fn before(&mut self, ranges: &[VaRange]) -> Vec<Fence> {
+        self.0.retain(|(_, done)| !done.is_signalled());
+        let overlaps = |range: &VaRange| ranges.iter().any(|other| other.overlaps(*range));
+        self.0.iter().filter(|(range, _)| overlaps(range)).map(|(_, done)| done.clone()).collect()
+    }
+
+    /// Adds work on `ranges`.
+    pub(super) fn add(&mut self, ranges: &[VaRange], done: &Fence) {
+        if !done.is_signalled() {
+            self.0.extend(ranges.iter().map(|range| (*range, done.clone())));
+        }
+    }
+}
+
 /// A client's address space.
 pub(super) struct Vm {
     gpu_vm: XeVm,
@@ -73,6 +97,7 @@ pub(super) struct Vm {
     counters: Arc<Counters>,
     worker: lapidary::reaper::Reaper,
     lru: LruGroup,
+    pending: Mutex<PendingBinds>,
     long_running: bool,
     closed: AtomicBool,
     _live: Live,
@@ -91,6 +116,7 @@ impl Vm {
             counters: Arc::clone(driver.counters()),
             worker: driver.worker().clone(),
             lru: LruGroup::new(),
+            pending: Mutex::default(),
             long_running: flags & uapi::VM_CREATE_LR_MODE != 0,
             closed: AtomicBool::new(false),
             _live: driver.kinds().vms.enter(),
@@ -125,6 +151,11 @@ impl Vm {
     /// Whether its jobs may run without end, and so give no fences to syncobjs.
     pub(super) fn is_long_running(&self) -> bool {
         self.long_running
+    }
+
+    /// Binds whose page-table work may not be done yet.
+    pub(super) fn pending(&self) -> MutexGuard<'_, PendingBinds> {
+        self.pending.lock()
     }
 
     /// Sets page-table nodes aside for `steps`.
