@@ -18,7 +18,7 @@
 //!
 //! * [`queue`]: contexts and their states, what to run next.
 //! * [`port`]: the bus that a streamer executes through.
-//! * [`slice`]: running one context until something happens.
+//! * [`slice`](mod@slice): running one context until something happens.
 //! * `worker`: the thread that ties them together.
 //!
 //! Locking: one lock per engine over its queue, a leaf. No code outside this module runs under it: fences are signalled, callbacks

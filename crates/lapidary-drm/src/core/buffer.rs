@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Locks: each buffer has one around its dma-buf link and name (`Sharing`), each file one around its
-//! [`buffer_table`]. Table before sharing; the driver is called under neither.
+//! [`buffer_table`](super::buffer_table). Table before sharing; the driver is called under neither.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};

@@ -28,8 +28,10 @@ const GROUP: usize = 1 << (GROUP_SHIFT - PAGE_SHIFT);
 
 /// Changes to an address space, under its writer's lock. Dropping it is [`commit`](Self::commit).
 pub struct Edit<'a> {
-    lock: MutexGuard<'a, ()>,
-    stale: Stale<'a>,
+    space: &'a AddressSpace,
+    /// Both are taken out where the edit ends, and only there.
+    lock: Option<MutexGuard<'a, ()>>,
+    stale: Option<Stale<'a>>,
 }
 
 /// What an edit left to be done: caches may still hold `span`, and engines may walk the detached nodes.
@@ -57,7 +59,8 @@ impl<'a> Edit<'a> {
         let lock = space.writer.lock();
         // Before any entry changes: see `is_changing`.
         space.pending.fetch_add(1, SeqCst);
-        Self { lock, stale: Stale { space, span: None, detached: Vec::new() } }
+        let stale = Stale { space, span: None, detached: Vec::new() };
+        Self { space, lock: Some(lock), stale: Some(stale) }
     }
 
     /// Maps `span` to `target` and what follows it, replacing what is mapped there.
@@ -80,7 +83,7 @@ impl<'a> Edit<'a> {
         {
             return Err(PageTableError::AddressTooLarge(at));
         }
-        self.map_in(self.stale.space.root, ROOT_LEVEL, Piece { span, target, attrs }, nodes)
+        self.map_in(self.space.root, ROOT_LEVEL, Piece { span, target, attrs }, nodes)
     }
 
     /// Unmaps `span`. What is not mapped there is no error.
@@ -92,13 +95,13 @@ impl<'a> Edit<'a> {
         if !span.is_whole_pages() {
             return Err(misaligned(span, None));
         }
-        self.unmap_in(self.stale.space.root, ROOT_LEVEL, span, nodes)
+        self.unmap_in(self.space.root, ROOT_LEVEL, span, nodes)
     }
 
     /// Unmaps everything.
     pub fn clear(&mut self) {
         for index in 0..FANOUT {
-            let root = self.node(self.stale.space.root);
+            let root = self.node(self.space.root);
             let shift = level_shift(ROOT_LEVEL);
             let span = VaSpan::raw((index as u64) << shift, (index as u64 + 1) << shift);
             self.replace(root, index, span, Entry::ABSENT);
@@ -107,13 +110,22 @@ impl<'a> Edit<'a> {
 
     /// Ends the edit: unlocks, invalidates what changed, frees nodes. When it returns, no engine uses what was replaced or unmapped.
     pub fn commit(self) {
-        self.finish().invalidate();
+        drop(self);
     }
 
     /// Ends the edit and leaves the invalidation to the caller.
-    pub fn finish(self) -> Stale<'a> {
-        drop(self.lock);
-        self.stale
+    pub fn finish(mut self) -> Stale<'a> {
+        self.end().expect("an edit ends once")
+    }
+
+    /// Unlocks, and gives what is left to be done; nothing if the edit has ended.
+    fn end(&mut self) -> Option<Stale<'a>> {
+        self.lock = None;
+        self.stale.take()
+    }
+
+    fn detach(&mut self, node: NodeId) {
+        self.stale.iter_mut().for_each(|stale| stale.detached.push(node));
     }
 
     fn map_in(
@@ -187,7 +199,7 @@ impl<'a> Edit<'a> {
             self.unmap_in(child, level - 1, part, nodes)?;
             if self.node(child).is_empty() {
                 node.store(at, Entry::ABSENT);
-                self.stale.detached.push(child);
+                self.detach(child);
             }
         }
         Ok(())
@@ -224,10 +236,12 @@ impl<'a> Edit<'a> {
         node.store(at, new);
         match old.decode() {
             Decoded::Absent => return,
-            Decoded::Node(child) => self.stale.detached.push(child),
+            Decoded::Node(child) => self.detach(child),
             Decoded::Leaf => {}
         }
-        self.stale.span = Some(self.stale.span.map_or(span, |stale| stale.hull(span)));
+        if let Some(stale) = &mut self.stale {
+            stale.span = Some(stale.span.map_or(span, |hull| hull.hull(span)));
+        }
     }
 
     /// Makes the group that entry `at` is in, if any, single pages with the same translations.
@@ -242,7 +256,15 @@ impl<'a> Edit<'a> {
     }
 
     fn node(&self, id: NodeId) -> &'a Node {
-        self.stale.space.pool.node(id)
+        self.space.pool.node(id)
+    }
+}
+
+impl Drop for Edit<'_> {
+    fn drop(&mut self) {
+        if let Some(stale) = self.end() {
+            stale.invalidate();
+        }
     }
 }
 
