@@ -1,59 +1,75 @@
 //! Clients that are killed at any moment take nothing with them and leave nothing behind.
+//!
+//! The device is in this process, so that its counts can be seen while it serves: what is left only until a shutdown
+//! sweeps it away counts as left.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-/// Clients killed in all, and at most at once.
+use lapidary_drm::{DeviceConfig, Report, Server};
+
+/// The library that clients are started with.
+static PRELOAD: &[u8] = include_bytes!(env!("LAPIDARY_PRELOAD_LIBRARY"));
+
+/// Device memory: less than the clients that run at once want.
+const VRAM: u64 = 64 << 20;
+/// Clients killed in all, and most at once; both even, they come in pairs.
 const KILLS: u32 = 300;
 const AT_ONCE: usize = 4;
+/// What each of them fills in the end, if it lives that long.
+const VICTIM_BYTES: u64 = 48 << 20;
+/// What each of the two that nobody kills fills: together more than there is.
+const SURVIVOR_BYTES: u64 = 40 << 20;
 
-/// A device kept by a process of its own.
+/// Threads of the device that panicked.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
 struct Served {
-    process: Child,
+    server: Server,
     folder: PathBuf,
-    report: PathBuf,
 }
 
 impl Served {
     fn start(folder: &Path) -> Self {
-        let (device, report) = (folder.join("device"), folder.join("report.json"));
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lapidary"))
-            .args(["serve", "--vram", "64M", "--check-tlb", "--folder"])
-            .arg(&device)
-            .arg("--report")
-            .arg(&report)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("lapidary starts");
-        // It prints its folder when it serves.
-        let mut line = String::new();
-        let out = process.stdout.take().expect("piped");
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)
-            .expect("it says where it serves");
-        Self { process, folder: PathBuf::from(line.trim()), report }
+        std::fs::write(folder.join("liblapidary_preload.so"), PRELOAD).expect("a writable folder");
+        let config = DeviceConfig { vram_size: VRAM, check_tlb: true, ..DeviceConfig::default() };
+        let server = Server::start(config, folder).expect("the device starts");
+        Self { server, folder: folder.to_owned() }
     }
 
-    fn client(&self, index: u32, meet: &Path, bytes: u64) -> Child {
-        let mut env = lapidary_drm::client_env(&self.folder);
+    fn client(&self, index: u32, meet: &Path, bytes: u64, stderr: Stdio) -> Child {
         let preload = self.folder.join("liblapidary_preload.so");
-        env.push(("LD_PRELOAD".into(), preload.to_str().expect("a UTF-8 path").into()));
         Command::new(env!("CARGO_BIN_EXE_lapidary"))
             .arg("workload-client")
             .args(["--index", &index.to_string(), "--bytes", &bytes.to_string(), "--meet"])
             .arg(meet)
-            .envs(env)
+            .envs(lapidary_drm::client_env(&self.folder))
+            .env("LD_PRELOAD", preload)
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .expect("a client starts")
     }
 
-    fn stop(mut self) -> serde_json::Value {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is alive");
-        let status = self.process.wait().expect("it ends");
-        assert!(status.success(), "the server ended with {status}");
-        serde_json::from_slice(&std::fs::read(&self.report).expect("it wrote a report")).expect("valid JSON")
+    /// Two clients that work together.
+    fn pair(&self, number: u32, meet: &Path, bytes: u64, stderr: fn() -> Stdio) -> [Child; 2] {
+        [0, 1].map(|side| self.client(2 * number + side, meet, bytes, stderr()))
+    }
+
+    /// The counts once nothing is left, or what they are after a time in which it should have gone.
+    fn settled(&self) -> Report {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            let report = self.server.report();
+            let empty = report.live.is_empty() && report.memory.iter().all(|memory| memory.used == 0);
+            if empty || Instant::now() > give_up {
+                return report;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -65,43 +81,62 @@ fn next(state: &mut u64) -> u64 {
     *state
 }
 
+/// How long to let them live: mostly until somewhere in their first steps, now and then up to the last ones.
+fn life(state: &mut u64) -> Duration {
+    let bound = if next(state).is_multiple_of(16) { 800_000 } else { 50_000 };
+    Duration::from_micros(next(state) % bound)
+}
+
 #[test]
 fn clients_killed_at_any_moment_harm_nobody_and_leak_nothing() {
+    let report_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        report_panic(info);
+    }));
     let folder = tempfile::tempdir().expect("a folder");
     let served = Served::start(folder.path());
     let mut random = 0x9e37_79b9_7f4a_7c15;
     let mut victims: Vec<Child> = Vec::new();
-    let mut pairs = 0;
     let mut survivors: Vec<Child> = Vec::new();
-    for kill in 0..KILLS {
+    let (mut pairs, mut killed) = (0, 0);
+    while killed < KILLS {
         // Two partners work on in peace, all the time.
         if survivors.iter_mut().all(|child| child.try_wait().expect("a child").is_some()) {
             finish(&mut survivors);
             let meet = folder.path().join(format!("pair-{pairs}"));
+            survivors.extend(served.pair(pairs, &meet, SURVIVOR_BYTES, Stdio::inherit));
             pairs += 1;
-            survivors = (0..2).map(|index| served.client(index, &meet, 24 << 20)).collect();
         }
-        victims.push(served.client(kill, &folder.path().join(format!("nobody-{kill}")), 48 << 20));
-        if victims.len() == AT_ONCE {
-            std::thread::sleep(Duration::from_micros(next(&mut random) % 60_000));
-            let mut victim = victims.swap_remove((next(&mut random) % AT_ONCE as u64) as usize);
-            victim.kill().expect("SIGKILL");
-            victim.wait().expect("a child");
+        if victims.len() < AT_ONCE - 1 {
+            // What they have to say of a partner that vanishes is of no interest.
+            let meet = folder.path().join(format!("victims-{killed}"));
+            victims.extend(served.pair(1000 + killed, &meet, VICTIM_BYTES, Stdio::null));
         }
+        std::thread::sleep(life(&mut random));
+        let chosen = next(&mut random) as usize % victims.len();
+        kill(victims.swap_remove(chosen));
+        killed += 1;
     }
-    for mut victim in victims {
-        victim.kill().expect("SIGKILL");
-        victim.wait().expect("a child");
-    }
+    victims.into_iter().for_each(kill);
     finish(&mut survivors);
 
-    let report = served.stop();
-    assert_eq!(report["live"], serde_json::json!({}), "objects of dead clients are still alive");
-    assert_eq!(report["gpu"]["stale_hits"], 0, "a stale translation was used");
-    assert_eq!(report["gpu"]["faults"], 0, "a client's death made the GPU fault");
-    for memory in report["memory"].as_array().expect("regions") {
-        assert_eq!(memory["used"], 0, "memory of dead clients is still in use: {memory}");
+    let report = served.settled();
+    assert_eq!(report.live, Default::default(), "objects of dead clients are still alive");
+    for memory in &report.memory {
+        assert_eq!(memory.used, 0, "memory of dead clients is still in use: {memory:?}");
     }
+    assert_eq!(report.gpu.stale_hits, 0, "a stale translation was used");
+    assert_eq!(report.gpu.faults, 0, "a client's death made the GPU fault: {:?}", report.gpu.latest_faults);
+    assert!(report.memory.iter().any(|memory| memory.evictions > 0), "there was room for all: {report:?}");
+    let last = served.server.shutdown();
+    assert_eq!(last.live, Default::default(), "the shutdown left something behind");
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "a thread of the device panicked");
+}
+
+fn kill(mut victim: Child) {
+    victim.kill().expect("SIGKILL");
+    victim.wait().expect("a child");
 }
 
 fn finish(children: &mut Vec<Child>) {
