@@ -334,7 +334,7 @@ impl Drop for Owned {
 impl Table {
     fn new(space: Space, size: u64) -> Self {
         let leaf_bytes = (LEAF as u64) << space.page_shift();
-        let leaves = (0..size.div_ceil(leaf_bytes)).map(|_| AtomicPtr::default()).collect();
+        let leaves = null_pointers(size.div_ceil(leaf_bytes) as usize);
         Self { space, size, attached: AtomicU64::new(0), leaves, attachments: Mutex::default() }
     }
 
@@ -394,9 +394,7 @@ impl Table {
         if let Some(leaf) = unsafe { slot.load(Acquire).as_ref() } {
             return leaf;
         }
-        // Collected on the heap: an array this large must not pass over the stack.
-        let entries: Box<[Entry]> = (0..LEAF).map(|_| AtomicPtr::default()).collect();
-        let leaf = Box::leak(entries);
+        let leaf = Box::leak(null_pointers::<Attachment>(LEAF));
         slot.store(leaf.as_mut_ptr().cast(), Release);
         // SAFETY: `leaf` has exactly `LEAF` entries; from here on it is shared and freed by `drop` alone.
         unsafe { &*leaf.as_ptr().cast::<[Entry; LEAF]>() }
@@ -417,6 +415,13 @@ impl Table {
     fn addr(&self, start: u64) -> PhysAddr {
         PhysAddr { space: self.space, addr: DevAddr(start) }
     }
+}
+
+/// Null pointers, in memory that the allocator gets zeroed and nobody has touched: what of a large table is not used costs nothing.
+fn null_pointers<T>(count: usize) -> Box<[AtomicPtr<T>]> {
+    let zeros = Box::into_raw(vec![0_usize; count].into_boxed_slice());
+    // SAFETY: an `AtomicPtr` has a `usize`'s size and alignment, and zero is the null pointer.
+    unsafe { Box::from_raw(zeros as *mut [AtomicPtr<T>]) }
 }
 
 impl Drop for Table {
