@@ -2,12 +2,14 @@
 //!
 //! | task | what it does | module |
 //! | --- | --- | --- |
+//! | `bench` | measures the device as its clients see it, next to what it aims at | [`bench`] |
 //! | `clients` | unpacks the real clients (Mesa, IGT) below `target/clients`, without root | [`clients`] |
 //! | `igt` | runs IGT's test programs on the virtual device and judges them by `tests/igt/*.list` | [`igt`] |
 //! | `test` | everything that must hold before a change is accepted, phase by phase | [`test`](mod@test) |
 //!
 //! The tasks only drive other programs: nothing here knows how the device works.
 
+mod bench;
 mod clients;
 mod igt;
 mod process;
@@ -28,6 +30,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure how fast the device answers, and compare with the aims.
+    Bench(bench::Args),
     /// Install the real clients (Mesa's Vulkan driver, IGT) below target/clients, without root.
     Clients(clients::Args),
     /// Run IGT's test programs on the virtual device.
@@ -38,6 +42,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
+        Task::Bench(args) => bench::run(&args),
         Task::Clients(args) => clients::run(&args),
         Task::Igt(args) => igt::run(&args),
         Task::Test(args) => test::run(&args),

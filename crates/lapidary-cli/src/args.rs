@@ -40,9 +40,8 @@ pub(crate) enum Command {
     /// Measure the device as one of its clients: `lapidary run -- lapidary measure`.
     #[command(hide = true)]
     Measure {
-        /// Only benchmarks whose name contains this.
-        #[arg(default_value = "")]
-        name: String,
+        /// Only benchmarks whose name contains one of these.
+        names: Vec<String>,
     },
 }
 

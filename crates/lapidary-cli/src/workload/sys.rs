@@ -81,6 +81,19 @@ impl Mapping {
         unsafe { self.at.cast::<u64>().add(index).write_volatile(value) }
     }
 
+    /// Stores `byte` everywhere.
+    pub(super) fn fill(&self, byte: u8) {
+        // SAFETY: the mapping is `len` bytes long.
+        unsafe { self.at.cast::<u8>().write_bytes(byte, self.len) }
+    }
+
+    /// Copies the bytes of another mapping, which is at least as long, by the C library's `memcpy`.
+    pub(super) fn copy_from(&self, other: &Mapping) {
+        assert!(self.len <= other.len, "{} bytes from a mapping of {}", self.len, other.len);
+        // SAFETY: both mappings are long enough; they are different ones, so they don't overlap.
+        unsafe { self.at.cast::<u8>().copy_from_nonoverlapping(other.at.cast(), self.len) }
+    }
+
     /// Stores 32-bit word `index`.
     pub(super) fn write_u32(&self, index: usize, value: u32) {
         assert!(index < self.len / 4, "word {index} of {}", self.len / 4);
