@@ -31,6 +31,7 @@ pub(super) fn device_query(
     match args.query {
         uapi::query::ENGINE_CYCLES => return engine_cycles(request, args),
         uapi::query::UC_FW_VERSION => return firmware_version(request, args),
+        uapi::query::PXP_STATUS => return protected_content(args),
         _ => {}
     }
     let answer = match args.query {
@@ -211,4 +212,12 @@ fn firmware_version(request: &mut XeRequest<'_, '_>, args: &mut uapi::DeviceQuer
     (version.branch_ver, version.major_ver, version.minor_ver, version.patch_ver) = (0, 1, 17, 0);
     memory.write_pod(args.data, &version)?;
     Ok(())
+}
+
+/// PXP_STATUS: there is no protected content.
+fn protected_content(args: &mut uapi::DeviceQuery) -> Result<(), Error> {
+    if !size_matches(args, uapi::PXP_STATUS_SIZE)? {
+        return Ok(());
+    }
+    Err(Error::refused(Errno::NODEV, "the device has no protected content"))
 }

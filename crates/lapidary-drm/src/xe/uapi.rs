@@ -234,7 +234,11 @@ pub mod query {
     pub const ENGINE_CYCLES: u32 = 6;
     pub const UC_FW_VERSION: u32 = 7;
     pub const OA_UNITS: u32 = 8;
+    pub const PXP_STATUS: u32 = 9;
 }
+
+/// Bytes of `drm_xe_query_pxp_status`.
+pub const PXP_STATUS_SIZE: usize = 8;
 
 /// `DRM_XE_QUERY_CONFIG_FLAG_HAS_VRAM`.
 pub const CONFIG_FLAG_HAS_VRAM: u64 = 1 << 0;

@@ -314,8 +314,10 @@ fn conditional_batch_buffer_end(command: &[u32], bus: &(impl Bus + ?Sized)) -> R
         // Nothing to compare.
         return Ok(Flow::Next);
     }
-    let address = address(low & !7, rest.first().copied().unwrap_or(0));
     let masked = header & (1 << 19) != 0;
+    // A mask and its value make a qword; a plain compare reads the one dword, in either half of a qword.
+    let alignment = if masked { 7 } else { 3 };
+    let address = address(low & !alignment, rest.first().copied().unwrap_or(0));
     let memory = if masked {
         let pair = bus.read_u64(address)?;
         (pair >> 32) as u32 & pair as u32

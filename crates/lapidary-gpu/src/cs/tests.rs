@@ -461,6 +461,15 @@ fn conditional_end_goes_on_while_the_comparison_holds() {
 }
 
 #[test]
+fn conditional_end_reads_either_half_of_a_qword() {
+    for (at, lower, upper) in [(LOW, 0, 1), (LOW + 4, 1, 0)] {
+        let compare = [mi(0x36, 1 << 21 | 2), 0, at, 0];
+        let bus = run(&[&store(DATA, lower), &store(DATA + 4, upper), &compare, &store(DATA + 8, 1)]);
+        assert_eq!(bus.get(DATA + 8), 0, "the dword at {at:#x} is not greater than 0");
+    }
+}
+
+#[test]
 fn conditional_end_can_mask_memory() {
     // The pair in memory is a mask and a value.
     let ends = |mask: u32, value: u32| {
