@@ -2,13 +2,15 @@
 //!
 //! A buffer's bytes are a memfd of its own, so that a client's `mmap` is the kernel's own, and a shared buffer's
 //! descriptor is the memfd itself. It is sealed against changes of size: an engine touches it through a mapping, and
-//! a client that shrank it would otherwise kill the server with a bus error. The mapping is made at the first use
-//! by the GPU and stays for the buffer's life.
+//! a client that shrank it would otherwise kill the server with a bus error. The mapping is made when the bytes get
+//! device addresses and stays for the buffer's life. A system allows a process so many mappings and no more: buffers
+//! beyond [`MAX_MAPPED`] are read and written through their descriptors, which is slower, and not atomic towards the CPU.
 //!
 //! Client memory (a userptr) is reached through `/proc/PID/mem` at each access, so what the client has mapped at an
 //! address at that moment is what the GPU sees: there is no page to become stale, and nothing is pinned.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lapidary_gpu::memory::{HostMemory, MemoryError, SharedRegion};
@@ -16,12 +18,42 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::transport::{ClientMemory, Errno};
 
+/// Most buffers that are mapped at a time: half of what Linux allows a process unless told otherwise, since threads and
+/// memory allocators need mappings too.
+pub const MAX_MAPPED: usize = 32 << 10;
+
 /// A buffer's bytes. See the module's head.
 #[derive(Debug)]
 pub struct Backing {
     fd: Arc<OwnedFd>,
     size: u64,
-    region: OnceLock<SharedRegion>,
+    region: OnceLock<Mapped>,
+}
+
+/// A mapping that counts as one of [`MAX_MAPPED`].
+#[derive(Debug)]
+struct Mapped {
+    region: SharedRegion,
+    _counted: Counted,
+}
+
+/// One of the mappings there are.
+#[derive(Debug)]
+struct Counted;
+
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+impl Counted {
+    fn enter() -> Option<Self> {
+        let one_more = |mapped: usize| (mapped < MAX_MAPPED).then_some(mapped + 1);
+        MAPPED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok().then_some(Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        MAPPED.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Backing {
@@ -46,33 +78,62 @@ impl Backing {
         self.size
     }
 
-    /// Maps the bytes into this process, if that hasn't happened yet; [`HostMemory::mapped`] needs it.
-    ///
-    /// # Errors
-    /// When there is no address space left for it.
-    pub fn map(&self) -> Result<(), MemoryError> {
-        if self.region.get().is_none() {
-            let region = SharedRegion::map_file(&*self.fd, self.size as usize)?;
-            // Whoever was quicker made the same mapping; this one goes again.
-            let _ = self.region.set(region);
+    /// Maps the bytes into this process, if that hasn't happened yet and can be done. To be called before they get device
+    /// addresses, since that takes note of where they are.
+    pub fn map(&self) {
+        if self.region.get().is_some() {
+            return;
         }
-        Ok(())
+        let Some(counted) = Counted::enter() else { return };
+        match SharedRegion::map_file(&*self.fd, self.size as usize) {
+            // Whoever was quicker made the same mapping; this one goes again.
+            Ok(region) => drop(self.region.set(Mapped { region, _counted: counted })),
+            Err(error) => tracing::warn!(%error, size = self.size, "a buffer can't be mapped"),
+        }
+    }
+
+    /// Refuses what is not within the buffer.
+    fn check(&self, offset: u64, len: usize) -> Result<(), MemoryError> {
+        match offset.checked_add(len as u64) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(MemoryError::OutOfRange { offset, len: len as u64, size: self.size }),
+        }
     }
 }
 
 impl HostMemory for Backing {
     fn mapped(&self) -> Option<&SharedRegion> {
-        self.region.get()
+        self.region.get().map(|mapped| &mapped.region)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
-        let outside = MemoryError::Inaccessible { offset };
-        self.region.get().ok_or(outside)?.read_at(offset, buf)
+        if let Some(region) = self.mapped() {
+            return region.read_at(offset, buf);
+        }
+        self.check(offset, buf.len())?;
+        let mut done = 0;
+        while done < buf.len() {
+            done += match rustix::io::pread(&*self.fd, &mut buf[done..], offset + done as u64) {
+                Ok(read) if read > 0 => read,
+                _ => return Err(MemoryError::Inaccessible { offset }),
+            };
+        }
+        Ok(())
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<(), MemoryError> {
-        let outside = MemoryError::Inaccessible { offset };
-        self.region.get().ok_or(outside)?.write_at(offset, buf)
+        if let Some(region) = self.mapped() {
+            return region.write_at(offset, buf);
+        }
+        self.check(offset, buf.len())?;
+        let mut done = 0;
+        while done < buf.len() {
+            done += match rustix::io::pwrite(&*self.fd, &buf[done..], offset + done as u64) {
+                Ok(written) if written > 0 => written,
+                _ => return Err(MemoryError::Inaccessible { offset }),
+            };
+        }
+        Ok(())
     }
 }
 
@@ -120,5 +181,35 @@ impl HostMemory for ClientRange {
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<(), MemoryError> {
         let address = self.address(offset, buf.len())?;
         self.memory.write(address, buf).map_err(|_| MemoryError::Inaccessible { offset })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_the_same_with_and_without_a_mapping() {
+        let backing = Backing::new("test", 8192).unwrap();
+        backing.write_at(4000, &[7; 200]).unwrap();
+        assert!(backing.mapped().is_none());
+        backing.map();
+        assert!(backing.mapped().is_some());
+        let mut bytes = [0; 200];
+        backing.read_at(4000, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 200]);
+    }
+
+    #[test]
+    fn nothing_outside_the_buffer_is_reached() {
+        let backing = Backing::new("test", 4096).unwrap();
+        for map in [false, true] {
+            if map {
+                backing.map();
+            }
+            assert!(backing.read_at(4090, &mut [0; 7]).is_err());
+            assert!(backing.write_at(u64::MAX, &[0; 2]).is_err());
+            assert!(backing.write_at(4090, &[0; 6]).is_ok());
+        }
     }
 }

@@ -99,6 +99,7 @@ impl BufferData {
         let mut attached = self.attached.lock();
         *attached = None;
         let Some(memory) = memory else { return };
+        self.bytes.map();
         let mut offset = 0;
         let mut new = Attached { gpu: gpu.clone(), at: Vec::with_capacity(memory.extents().len()) };
         for extent in memory.extents() {
@@ -170,10 +171,6 @@ impl Object {
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         let Self::Buffer(buffer) = self else { return Ok(()) };
-        buffer.data().bytes.map().map_err(|error| {
-            tracing::warn!(%error, "a buffer can't be mapped for the GPU");
-            Error::OutOfMemory("the server's address space")
-        })?;
         manager.validate(exec, buffer, interrupt)?;
         Ok(())
     }
