@@ -25,7 +25,8 @@ pub(crate) struct TestClient {
     channel: Arc<Channel>,
     turns: Turns,
     descriptors: Arc<Descriptors>,
-    _work: Work,
+    /// Of the client that was there first.
+    _work: Option<Work>,
 }
 
 /// What the client holds, by number, and its end of the channel's socket.
@@ -45,6 +46,15 @@ impl Service for NoPaths {
 impl TestClient {
     pub(crate) fn new() -> Self {
         let (shared, work) = Shared::new(Arc::new(NoPaths)).unwrap();
+        Self::of(shared, Some(work))
+    }
+
+    /// Another client of the same server.
+    pub(crate) fn beside(&self) -> Self {
+        Self::of(self.shared.clone(), None)
+    }
+
+    fn of(shared: Arc<Shared>, work: Option<Work>) -> Self {
         let memory = open("/proc/self/mem", OFlags::RDWR, Mode::empty()).unwrap();
         // The link of `/proc/self/mem` names this process by number.
         let memory = ClientMemory::new(memory).unwrap();
@@ -67,6 +77,11 @@ impl TestClient {
         let number = fd.as_raw_fd();
         self.descriptors.open.lock().insert(number, fd);
         number
+    }
+
+    /// The numbers of all descriptors that the client holds.
+    pub(crate) fn numbers(&self) -> Vec<i32> {
+        self.descriptors.open.lock().keys().copied().collect()
     }
 
     /// A copy of one of the client's descriptors.
@@ -93,8 +108,7 @@ impl TestClient {
 
     /// The client closes all it holds.
     pub(crate) fn close_all(&self) {
-        let numbers: Vec<i32> = self.descriptors.open.lock().keys().copied().collect();
-        numbers.into_iter().for_each(|number| self.close(number));
+        self.numbers().into_iter().for_each(|number| self.close(number));
     }
 
     /// Something that a call does; `argument` is what the program gave as third argument.

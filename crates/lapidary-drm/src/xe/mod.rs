@@ -41,6 +41,8 @@ mod query;
 mod stats;
 mod sync;
 mod tables;
+#[cfg(test)]
+mod tests;
 pub mod uapi;
 mod user_fence;
 mod vm;
