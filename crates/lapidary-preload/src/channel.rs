@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use lapidary_protocol::channel::{Identity, Kind, Op, PAGE_BYTES, Page, WAKE};
+use lapidary_protocol::channel::{Identity, Kind, Op, PAGE_BYTES, Page, Sleep, WAKE};
 use lapidary_protocol::spin::Spin;
 
 use crate::connection::{self, Ancillary, header};
@@ -202,8 +202,10 @@ impl Channel {
     /// Waits until the server hands over; an error if it is gone.
     fn wait(&mut self, begin: u32, signals: &mut Signals) -> Result<(), ()> {
         let start = sys::now_ns();
+        let places = &self.page().sleep;
+        let alone = !Sleep::is_shared_cpu(&places.client_cpu, &places.server_cpu, sys::cpu());
         let bound = self.spin.bound_ns();
-        loop {
+        while alone {
             for _ in 0..LOOKS {
                 if self.is_our_turn(Ordering::Acquire) {
                     self.spin.hit(sys::now_ns() - start);
@@ -216,7 +218,9 @@ impl Channel {
             }
         }
         let slept = self.sleep(begin, signals);
-        self.spin.slept(sys::now_ns() - start);
+        if alone {
+            self.spin.slept(sys::now_ns() - start);
+        }
         slept
     }
 

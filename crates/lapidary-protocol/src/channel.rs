@@ -177,7 +177,8 @@ pub struct Reply {
     pub args: [AtomicU64; 6],
 }
 
-/// Who sleeps, or is about to. One cache line, which stays shared between the cores while nobody sleeps.
+/// Who sleeps, or is about to, and who runs where. One cache line, which stays shared between the cores while nobody
+/// sleeps or moves.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Sleep {
@@ -185,6 +186,21 @@ pub struct Sleep {
     pub server: AtomicU32,
     /// Not 0: the client must be woken after a hand-over.
     pub client: AtomicU32,
+    /// The processor the server's thread last ran on. For a side that waits on the same one, spinning only keeps the other
+    /// from running.
+    pub server_cpu: AtomicU32,
+    /// The processor the client's thread last ran on.
+    pub client_cpu: AtomicU32,
+}
+
+impl Sleep {
+    /// Notes where a side runs, and tells whether the other last ran there, too.
+    pub fn is_shared_cpu(own: &AtomicU32, other: &AtomicU32, cpu: u32) -> bool {
+        if own.load(Ordering::Relaxed) != cpu {
+            own.store(cpu, Ordering::Relaxed);
+        }
+        other.load(Ordering::Relaxed) == cpu
+    }
 }
 
 /// The shared page.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use lapidary::fence::Interrupt;
-use lapidary_protocol::channel::{Identity, Kind, Op, WAKE};
+use lapidary_protocol::channel::{Identity, Kind, Op, Sleep, WAKE};
 use lapidary_protocol::spin::Spin;
 use parking_lot::Mutex;
 use rustix::thread::futex;
@@ -165,8 +165,10 @@ impl Turns {
         let page = &channel.page;
         let turn = &page.request.turn;
         let start = Instant::now();
+        let cpu = rustix::thread::sched_getcpu() as u32;
+        let alone = !Sleep::is_shared_cpu(&page.sleep.server_cpu, &page.sleep.client_cpu, cpu);
         let bound = u128::from(self.spin.bound_ns());
-        loop {
+        while alone {
             for _ in 0..8 {
                 let seen = turn.load(Ordering::Acquire);
                 if seen != self.theirs {
@@ -189,7 +191,9 @@ impl Turns {
             let _ = futex::wait(turn, futex::Flags::empty(), seen, None);
         };
         page.sleep.server.store(0, Ordering::Relaxed);
-        self.spin.slept(start.elapsed().as_nanos() as u64);
+        if alone {
+            self.spin.slept(start.elapsed().as_nanos() as u64);
+        }
         seen
     }
 

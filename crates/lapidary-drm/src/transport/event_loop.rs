@@ -1,17 +1,24 @@
 //! The one thread that waits for what comes unasked: connections, control messages, hang-ups, deaths.
 //!
 //! It never runs a driver's code and never blocks but in `epoll_wait`.
+//!
+//! A client that closes a descriptor in the usual way says so on its channel right after, and the channel's thread
+//! releases the file without a switch to another thread. So the loop gives a file that hung up a moment ([`GRACE`])
+//! before it sees to the release itself.
 
+use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lapidary_protocol::channel::Identity;
+use parking_lot::Mutex;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::connection::Connection;
+use super::registry::Entry;
 use super::releaser::Ended;
 use super::{Errno, Shared};
 
@@ -33,6 +40,8 @@ pub(super) enum Token {
 }
 
 const TAG_SHIFT: u32 = 56;
+/// How long the client that closed a file has to say so.
+const GRACE: Duration = Duration::from_millis(1);
 
 impl Token {
     pub(super) fn data(self) -> epoll::EventData {
@@ -61,11 +70,29 @@ impl Token {
     }
 }
 
+/// Files that hung up, and until when their clients may say so.
+#[derive(Debug, Default)]
+pub(super) struct HungUp(Mutex<VecDeque<(Instant, Arc<Entry>)>>);
+
+impl HungUp {
+    fn add(&self, entry: Arc<Entry>) {
+        self.0.lock().push_back((Instant::now() + GRACE, entry));
+    }
+
+    /// Takes out what is due at that time, and tells when the next is.
+    fn due(&self, now: Option<Instant>) -> (Vec<Arc<Entry>>, Option<Instant>) {
+        let mut waiting = self.0.lock();
+        let count = waiting.iter().take_while(|(at, _)| now.is_none_or(|now| *at <= now)).count();
+        let due = waiting.drain(..count).map(|(_, entry)| entry).collect();
+        (due, waiting.front().map(|(at, _)| *at))
+    }
+}
+
 /// Runs until told to stop.
 pub(super) fn run(shared: &Arc<Shared>, listener: &OwnedFd) {
-    let mut next_look: Option<Instant> = None;
+    let mut next: Option<Instant> = None;
     loop {
-        let timeout = next_look.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        let timeout = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         for token in wait(shared, timeout.as_ref()) {
             match token {
                 Token::Stop => return,
@@ -75,12 +102,24 @@ pub(super) fn run(shared: &Arc<Shared>, listener: &OwnedFd) {
                 Token::File(_) | Token::Memfds => end_of(shared, token),
             }
         }
-        let (releases, next) = shared.memfds().look_again();
+        let (releases, next_look) = shared.memfds().look_again();
         for release in releases {
             shared.releaser().push(Ended::File(release));
         }
-        next_look = next;
+        let next_end = release_hung_up(shared, Some(Instant::now()));
+        next = next_look.into_iter().chain(next_end).min();
     }
+}
+
+/// Sees to the release of files that hung up and are due at that time, or all. Tells when the next is due.
+fn release_hung_up(shared: &Shared, now: Option<Instant>) -> Option<Instant> {
+    let (due, next) = shared.hung_up().due(now);
+    for entry in due {
+        if let Some(release) = entry.close() {
+            shared.releaser().push(Ended::File(release));
+        }
+    }
+    next
 }
 
 /// Takes in the ends of files that have happened already, from any thread, without waiting.
@@ -91,9 +130,10 @@ pub(super) fn take_ends(shared: &Arc<Shared>) {
         let tokens = wait(shared, Some(&now));
         let ends = tokens.iter().filter(|token| matches!(token, Token::File(_) | Token::Memfds));
         if ends.map(|token| end_of(shared, *token)).count() == 0 {
-            return;
+            break;
         }
     }
+    release_hung_up(shared, None);
 }
 
 fn wait(shared: &Shared, timeout: Option<&Timespec>) -> Vec<Token> {
@@ -113,9 +153,7 @@ fn end_of(shared: &Arc<Shared>, token: Token) {
         Token::File(cookie) => {
             let Some(entry) = shared.registry().find(Identity::Socket(cookie)) else { return };
             shared.registry().unwatch(&entry);
-            if let Some(release) = entry.close() {
-                shared.releaser().push(Ended::File(release));
-            }
+            shared.hung_up().add(entry);
         }
         Token::Memfds => {
             for release in shared.memfds().take_events() {
@@ -142,6 +180,6 @@ fn control(shared: &Arc<Shared>, id: u64) {
     }
 }
 
-fn timespec(duration: std::time::Duration) -> Timespec {
+fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }

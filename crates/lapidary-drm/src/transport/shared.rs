@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::channel::Channel;
 use super::connection::Connection;
-use super::event_loop::{self, Token};
+use super::event_loop::{self, HungUp, Token};
 use super::memfds::Memfds;
 use super::registry::Registry;
 use super::releaser::{Ended, Releaser, Work};
@@ -29,6 +29,7 @@ pub(super) struct Shared {
     stop: OwnedFd,
     registry: Arc<Registry>,
     memfds: Memfds,
+    hung_up: HungUp,
     releaser: Releaser,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     next_id: AtomicU64,
@@ -55,6 +56,7 @@ impl Shared {
             epoll,
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             memfds: Memfds::new()?,
+            hung_up: HungUp::default(),
             releaser,
             connections: Mutex::default(),
             next_id: AtomicU64::new(1),
@@ -84,6 +86,10 @@ impl Shared {
 
     pub(super) fn memfds(&self) -> &Memfds {
         &self.memfds
+    }
+
+    pub(super) fn hung_up(&self) -> &HungUp {
+        &self.hung_up
     }
 
     pub(super) fn releaser(&self) -> &Releaser {

@@ -1,18 +1,20 @@
 //! A server with a service for tests, and real programs as its clients.
 //!
 //! A client is this very program, started anew with the preload library and told which part to play: see [`Bench::client`].
-#![allow(unsafe_code)]
+#![allow(unsafe_code, unreachable_pub)]
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lapidary::fence::{Deadline, Fence, FenceContext, Interrupt, Seqno};
-use lapidary_drm::transport::{Call, Errno, File, FileHandle, Mmap, Process, Service, Transport, downcast};
+use lapidary_drm::transport::{
+    Call, Errno, File, FileHandle, Mmap, Poll, Process, Service, Transport, downcast,
+};
 use lapidary_drm::tree::{Bus, Card, PciFunction, Tree};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
@@ -31,7 +33,7 @@ pub mod command {
     pub const SUM: u32 = number(3, 3, 24);
     /// A descriptor that becomes readable by `SIGNAL`.
     pub const SYNC: u32 = number(2, 4, 8);
-    /// Makes all sync descriptors of the file readable.
+    /// Makes all sync descriptors of the file, and its dma-buf, readable.
     pub const SIGNAL: u32 = number(0, 5, 0);
     /// A dma-buf of one page.
     pub const EXPORT: u32 = number(2, 6, 8);
@@ -134,7 +136,12 @@ impl TestFile {
             .lock()
             .unwrap()
             .get_or_insert_with(|| {
-                let file = BufferFile { service: self.service.clone(), number: self.service.number() };
+                let file = BufferFile {
+                    service: self.service.clone(),
+                    number: self.service.number(),
+                    idle: AtomicBool::new(false),
+                    waiters: Mutex::default(),
+                };
                 (memory(1), Arc::new(file))
             })
             .clone();
@@ -164,6 +171,12 @@ impl File for TestFile {
                 put(arg, 0, call.install_file(sync, true)? as u64);
             }
             command::SIGNAL => {
+                if let Some((_, buffer)) = &*self.buffer.lock().unwrap() {
+                    buffer.idle.store(true, Ordering::SeqCst);
+                    for waiter in buffer.waiters.lock().unwrap().drain(..) {
+                        let _ = rustix::io::write(waiter, &[1]);
+                    }
+                }
                 for sync in self.syncs.lock().unwrap().iter() {
                     sync.0.get().unwrap().set_readable();
                 }
@@ -221,12 +234,25 @@ impl File for SyncFile {
 struct BufferFile {
     service: Arc<TestService>,
     number: u64,
+    /// Whether reading it need not wait.
+    idle: AtomicBool,
+    waiters: Mutex<Vec<OwnedFd>>,
 }
 
 impl File for BufferFile {
     fn ioctl(&self, _: &mut Call<'_>, _: u32, arg: &mut [u8]) -> Result<u32, Errno> {
         put(arg, 0, self.number);
         Ok(0)
+    }
+
+    fn poll(&self, _: &mut Call<'_>, events: u32) -> Result<Poll, Errno> {
+        if self.idle.load(Ordering::SeqCst) {
+            return Ok(Poll::Ready(events));
+        }
+        let (ours, theirs) = rustix::pipe::pipe()?;
+        self.waiters.lock().unwrap().push(theirs);
+        self.service.tell(Event::Waiting(self.number));
+        Ok(Poll::Wait(ours))
     }
 
     fn released(&self) {

@@ -95,3 +95,14 @@ fn a_file_is_released_when_close_returns() {
 fn a_program_that_closes_every_number_keeps_its_connection() {
     Bench::start().play("close_all");
 }
+
+#[test]
+fn a_poll_on_a_dma_buf_ends_when_its_device_says_so() {
+    let bench = Bench::start();
+    let mut child = bench.client("poll_dma_buf").spawn().unwrap();
+    assert_eq!(line(&mut child), "polling");
+    // Once for the poll that does not wait, and once for the one that does.
+    (0..2).for_each(|_| bench.wait_for(|event| matches!(event, Event::Waiting(_)).then_some(())));
+    drop(child.stdin.take());
+    succeed(child);
+}

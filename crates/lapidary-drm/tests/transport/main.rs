@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 #[path = "../support/mod.rs"]
-#[allow(unreachable_pub)]
 mod support;
 
 mod calls;

@@ -20,6 +20,8 @@ pub(crate) fn play(part: &str) {
         "map" => map(),
         "sync" => sync(),
         "dma_buf" => dma_buf(),
+        "poll_dma_buf" => poll_dma_buf(),
+        "walk" => walk(),
         "copies" => copies(),
         "fork" => fork(),
         "exec" => exec(),
@@ -512,4 +514,64 @@ fn close_is_prompt() {
     }
     say("closed");
     wait_for_test();
+}
+
+/// A dma-buf is readable when its device says so, and a poll wakes up then.
+fn poll_dma_buf() {
+    let node = open();
+    let buffer = word(&node, command::EXPORT) as i32;
+    assert!(!is_readable(buffer));
+    let other = word(&node, command::SYNC) as i32;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            let mut polls = [entry(-1), entry(buffer), entry(0)];
+            // SAFETY: the entries are valid.
+            let count = unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) };
+            (count, polls[1].revents)
+        });
+        say("polling");
+        wait_for_test();
+        ioctl(&node, command::SIGNAL, ptr::null_mut()).unwrap();
+        assert_eq!(waiting.join().unwrap(), (1, libc::POLLIN));
+    });
+    assert!(is_readable(buffer) && is_readable(other));
+}
+
+type OnFile = extern "C" fn(*const i8, *const libc::stat, i32, *mut [i32; 2]) -> i32;
+
+unsafe extern "C" {
+    fn nftw(path: *const i8, on_file: OnFile, depth: i32, flags: i32) -> i32;
+}
+
+static SEEN: std::sync::Mutex<Vec<(String, String)>> = std::sync::Mutex::new(Vec::new());
+
+extern "C" fn note(path: *const i8, _: *const libc::stat, _: i32, place: *mut [i32; 2]) -> i32 {
+    // SAFETY: libc gives a C string and a valid structure.
+    let (path, base) = unsafe { (std::ffi::CStr::from_ptr(path.cast()), (*place)[0]) };
+    let path = path.to_str().unwrap().to_owned();
+    let name = path[base as usize..].to_owned();
+    SEEN.lock().unwrap().push((path, name));
+    0
+}
+
+/// Walks and searches answer paths as the program knows them.
+fn walk() {
+    // SAFETY: the strings are C strings, the callback is a function, the result is freed by libc.
+    unsafe {
+        assert_eq!(nftw(c"/dev/dri".as_ptr().cast(), note, 8, 1), 0);
+        let mut found: libc::glob_t = std::mem::zeroed();
+        let pattern = c"/sys/class/drm/*".as_ptr();
+        assert_eq!(libc::glob(pattern, 0, None, &raw mut found), 0);
+        let paths: Vec<_> = (0..found.gl_pathc)
+            .map(|i| std::ffi::CStr::from_ptr(*found.gl_pathv.add(i)).to_str().unwrap().to_owned())
+            .collect();
+        libc::globfree(&raw mut found);
+        assert_eq!(paths, ["card0", "renderD128", "version"].map(|name| format!("/sys/class/drm/{name}")));
+    }
+    let seen = SEEN.lock().unwrap();
+    for wanted in ["/dev/dri/card0", "/dev/dri/renderD128", "/dev/dri/by-path"] {
+        let found = seen.iter().find(|(path, _)| path == wanted).unwrap_or_else(|| panic!("{seen:?}"));
+        assert_eq!(Some(found.1.as_str()), wanted.rsplit('/').next());
+    }
 }

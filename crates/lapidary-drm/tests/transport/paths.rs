@@ -72,6 +72,11 @@ fn globs_answer_paths_that_programs_know() {
 }
 
 #[test]
+fn walks_and_searches_answer_paths_that_programs_know() {
+    Bench::start().play("walk");
+}
+
+#[test]
 fn what_is_not_the_trees_is_the_systems() {
     let bench = Bench::start();
     assert_eq!(shell(&bench, "test -e /proc/sys/dev/xe/observation_paranoid || echo absent"), "absent\n");
