@@ -161,6 +161,9 @@ fn submit(
 ) -> Result<fence::Fence, Error> {
     let interrupt = request.call.interrupt();
     let mut guard = vm.gpu_vm().lock()?;
+    if vm.is_closed() {
+        return Err(Error::refused(Errno::NOENT, "the VM is destroyed"));
+    }
     let ties = ops.iter().map(|op| tie(vm.gpu_vm(), op)).collect::<Result<Vec<_>, _>>()?;
     let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| -> Result<(), Error> {
         guard.locked().lock_in(exec, 1)?;

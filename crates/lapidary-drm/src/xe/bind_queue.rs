@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lapidary::fence::{Fence, FenceError, Signaller};
+use lapidary::fence::{Fence, Signaller};
 use lapidary::gpuvm::StepList;
 use lapidary::sched::{Armed, Backend, Priority, Queue, QueueConfig, Scheduler};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
@@ -86,10 +86,5 @@ impl BindQueue {
     /// bind takes, nor from a fence's callback.
     pub(super) fn catch_up(&self) {
         self.queue.catch_up();
-    }
-
-    /// Takes no more binds; those that wait fail.
-    pub(super) fn kill(&self) {
-        self.queue.kill(FenceError::Cancelled);
     }
 }

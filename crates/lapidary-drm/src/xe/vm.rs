@@ -211,20 +211,22 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends the VM: no new work can use it. Its mappings go, on the worker, when what runs in it now has ended. Idempotent.
+    /// Ends the VM: no new work can use it. Its mappings go, on the worker, when the binds and jobs that it has now have
+    /// ended. Idempotent. Waits for calls that are changing the VM, not for jobs.
     pub(super) fn close(self: &Arc<Self>) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.bind_queue.kill();
+        // Whoever did not see the flag has its fence in place when this lock was free for once.
+        drop(self.gpu_vm.lock());
         let vm = Arc::clone(self);
         let worker = self.worker.clone();
-        // Everything that uses the address space has its fence in the VM's own reservation.
+        // Everything that uses the address space, or still has to edit its page tables, has its fence here.
         let idle = fence::merge(self.reservation().fences(Usage::Bookkeep));
         idle.on_signal(move |_| worker.queue(Box::new(move || vm.gpu_vm.close())));
     }
 
-    /// Whether [`close`](Self::close) was called.
+    /// Whether [`close`](Self::close) was called. To be asked under one of the set's locks.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
