@@ -2,7 +2,7 @@
 //!
 //! | task | what it does | module |
 //! | --- | --- | --- |
-//! | `bench` | measures the device as its clients see it, next to what it aims at | [`bench`] |
+//! | `bench` | measures the device as its clients see it, next to what it aims at | [`bench`](mod@bench) |
 //! | `clients` | unpacks the real clients (Mesa, IGT) below `target/clients`, without root | [`clients`] |
 //! | `igt` | runs IGT's test programs on the virtual device and judges them by `tests/igt/*.list` | [`igt`] |
 //! | `test` | everything that must hold before a change is accepted, phase by phase | [`test`](mod@test) |

@@ -6,7 +6,7 @@
 //! Locks: `current`, a leaf but for the interrupt's own.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use lapidary::fence::Interrupt;
@@ -167,19 +167,8 @@ impl Turns {
         let start = Instant::now();
         let cpu = rustix::thread::sched_getcpu() as u32;
         let alone = !Sleep::is_shared_cpu(&page.sleep.server_cpu, &page.sleep.client_cpu, cpu);
-        let bound = u128::from(self.spin.bound_ns());
-        while alone {
-            for _ in 0..8 {
-                let seen = turn.load(Ordering::Acquire);
-                if seen != self.theirs {
-                    self.spin.hit(start.elapsed().as_nanos() as u64);
-                    return seen;
-                }
-                std::hint::spin_loop();
-            }
-            if start.elapsed().as_nanos() >= bound {
-                break;
-            }
+        if alone && let Some(seen) = self.spin(turn, start) {
+            return seen;
         }
         page.sleep.server.store(1, Ordering::SeqCst);
         let seen = loop {
@@ -195,6 +184,24 @@ impl Turns {
             self.spin.slept(start.elapsed().as_nanos() as u64);
         }
         seen
+    }
+
+    /// Looks for a hand-over for as long as it is worth it.
+    fn spin(&mut self, turn: &AtomicU32, start: Instant) -> Option<u32> {
+        let bound = u128::from(self.spin.bound_ns());
+        loop {
+            for _ in 0..8 {
+                let seen = turn.load(Ordering::Acquire);
+                if seen != self.theirs {
+                    self.spin.hit(start.elapsed().as_nanos() as u64);
+                    return Some(seen);
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed().as_nanos() >= bound {
+                return None;
+            }
+        }
     }
 
     /// Hands over to the client.

@@ -481,7 +481,7 @@ fn foreign() {
     let memfd = rustix::fs::memfd_create("other", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     assert_eq!(errno(ioctl(&memfd, command::NUMBER, ptr::null_mut())), libc::ENOTTY);
     assert_eq!(
-        errno(ioctl(&File::open("/dev/null").unwrap(), command::NUMBER, ptr::null_mut())),
+        errno(ioctl(File::open("/dev/null").unwrap(), command::NUMBER, ptr::null_mut())),
         libc::ENOTTY
     );
 }
