@@ -2,8 +2,8 @@
 //!
 //! A buffer's bytes are a memfd of its own, so that a client's `mmap` is the kernel's own, and a shared buffer's
 //! descriptor is the memfd itself. It is sealed against changes of size: an engine touches it through a mapping, and
-//! a client that shrank it would otherwise kill the server with a bus error. The mapping is made when the bytes get
-//! device addresses and stays for the buffer's life. A system allows a process so many mappings and no more: buffers
+//! a client that shrank it would otherwise kill the server with a bus error. The mapping is made before the GPU
+//! first sees the bytes and stays for the buffer's life. A system allows a process so many mappings and no more: buffers
 //! beyond [`MAX_MAPPED`] are read and written through their descriptors, which is slower, and not atomic towards the CPU.
 //!
 //! Client memory (a userptr) is reached through `/proc/PID/mem` at each access, so what the client has mapped at an

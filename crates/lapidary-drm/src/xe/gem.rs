@@ -88,7 +88,7 @@ fn make(driver: &XeDriver, args: &uapi::GemCreate, vm: Option<&Vm>) -> Result<Bu
     let bytes = Backing::new("lapidary-buffer", args.size)?;
     let live = driver.kinds().backings.enter();
     let cached = args.cpu_caching == uapi::CPU_CACHING_WB;
-    let data = BufferData::new(bytes, alignment(args.placement, driver), cached, live);
+    let data = BufferData::new(driver.gpu(), bytes, alignment(args.placement, driver), cached, live);
     let mut placements = Vec::new();
     if args.placement & (1 << VRAM_INSTANCE) != 0 {
         placements.push(Placement::preferred(driver.vram_region()));

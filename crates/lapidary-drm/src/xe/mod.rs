@@ -143,7 +143,7 @@ impl XeDriver {
         .map_err(io::Error::other)?;
         let worker = Reaper::new();
         let graveyard = Graveyard::new(worker.clone());
-        let residency = manager(profile, vram, &graveyard, &gpu)?;
+        let residency = manager(profile, vram, &graveyard)?;
         let counters = Arc::new(Counters::default());
         let bind_backend = Arc::new(BindBackend::new(&counters));
         Ok(Self {
@@ -329,7 +329,7 @@ fn region_id(instance: u16) -> RegionId {
 }
 
 /// The memory regions of a profile.
-fn manager(profile: &ProfileInfo, vram: u64, graveyard: &Graveyard, gpu: &Gpu) -> io::Result<Residency> {
+fn manager(profile: &ProfileInfo, vram: u64, graveyard: &Graveyard) -> io::Result<Residency> {
     let system = RegionConfig {
         id: region_id(query::SYSTEM_INSTANCE),
         kind: RegionKind::System,
@@ -346,7 +346,7 @@ fn manager(profile: &ProfileInfo, vram: u64, graveyard: &Graveyard, gpu: &Gpu) -
         });
     }
     let config = ManagerConfig { regions, evict_to: system.id };
-    Manager::new(config, graveyard.clone(), Arc::new(XeMover::new(gpu))).map_err(io::Error::other)
+    Manager::new(config, graveyard.clone(), Arc::new(XeMover)).map_err(io::Error::other)
 }
 
 /// What clients may take of the machine's memory: half of it, as the kernel's driver does.

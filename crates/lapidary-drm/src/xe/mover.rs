@@ -3,21 +3,12 @@
 use lapidary::gem;
 use lapidary::residency::{Move, Mover};
 use lapidary::resv::ResvGuard;
-use lapidary_gpu::Gpu;
 
 use super::object::BufferData;
 use super::tables;
 
 /// Moves Xe's buffers.
-pub(super) struct XeMover {
-    gpu: Gpu,
-}
-
-impl XeMover {
-    pub(super) fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone() }
-    }
-}
+pub(super) struct XeMover;
 
 impl Mover<BufferData> for XeMover {
     /// Called with the buffer's reservation locked and the buffer idle. Reads the books of the address spaces that map it and writes
@@ -32,6 +23,6 @@ impl Mover<BufferData> for XeMover {
                 vm_bo.evict();
             }
         }
-        object.data().attach(&self.gpu, change.to.as_deref());
+        object.data().follow(change.to.as_deref());
     }
 }

@@ -1,7 +1,8 @@
 //! What can be mapped: a buffer object, or a range of a client's memory. And where its bytes are.
 //!
-//! A buffer's bytes (a memfd, see [`Backing`]) are attached to the device addresses of its present allocation. They
-//! stay attached until the allocation is left, or until the buffer is gone and idle.
+//! A buffer's bytes (a memfd, see [`Backing`]) are attached to the device addresses of its present allocation when it is
+//! bound for the first time: what no address space shows costs no mapping. From then on they follow the buffer, and stay
+//! attached until the allocation is left, or until the buffer is gone and idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ pub type Buffer = gem::Object<BufferData>;
 /// The driver's part of a buffer.
 pub struct BufferData {
     bytes: Arc<Backing>,
+    gpu: Gpu,
     attached: Mutex<Option<Attached>>,
     /// The address spaces that know the buffer.
     vm_bos: VmBoList<XeTypes>,
@@ -68,9 +70,10 @@ impl ObjectData for BufferData {
 
 impl BufferData {
     /// A buffer over `bytes`; mappings of it are aligned to `alignment` bytes; `cached` says that the CPU caches it.
-    pub(super) fn new(bytes: Backing, alignment: u64, cached: bool, live: Live) -> Self {
+    pub(super) fn new(gpu: &Gpu, bytes: Backing, alignment: u64, cached: bool, live: Live) -> Self {
         Self {
             bytes: Arc::new(bytes),
+            gpu: gpu.clone(),
             attached: Mutex::default(),
             vm_bos: VmBoList::new(),
             alignment,
@@ -94,28 +97,41 @@ impl BufferData {
         &self.vm_bos
     }
 
-    /// Has the bytes follow the buffer to `memory`. No engine may use the old addresses any more.
-    pub(super) fn attach(&self, gpu: &Gpu, memory: Option<&Allocation>) {
+    /// Has the bytes follow the buffer to `memory`, if the GPU sees them. No engine may use the old addresses any more.
+    pub(super) fn follow(&self, memory: Option<&Allocation>) {
         let mut attached = self.attached.lock();
-        *attached = None;
-        let Some(memory) = memory else { return };
-        self.bytes.map();
+        if attached.take().is_some() {
+            *attached = memory.map(|memory| self.attach(memory));
+        }
+    }
+
+    /// Lets the GPU see the bytes where the buffer is now.
+    fn show(&self, memory: &Allocation) {
+        let mut attached = self.attached.lock();
+        if attached.is_none() {
+            // Before they are attached: memory stays what it is then, mapped or not.
+            self.bytes.map();
+            *attached = Some(self.attach(memory));
+        }
+    }
+
+    fn attach(&self, memory: &Allocation) -> Attached {
         let mut offset = 0;
-        let mut new = Attached { gpu: gpu.clone(), at: Vec::with_capacity(memory.extents().len()) };
+        let mut new = Attached { gpu: self.gpu.clone(), at: Vec::with_capacity(memory.extents().len()) };
         for extent in memory.extents() {
             let at = address(memory, extent.start);
             let len = extent.len.min(self.bytes.size().saturating_sub(offset));
             if len == 0 {
                 break;
             }
-            match gpu.memory().attach(at, self.bytes.clone(), offset, len) {
+            match self.gpu.memory().attach(at, self.bytes.clone(), offset, len) {
                 Ok(()) => new.at.push(at),
                 // The allocator gave out addresses that are in use: the GPU will fault there, nobody's bytes are lost.
                 Err(error) => tracing::error!(%error, "a buffer's bytes not attached"),
             }
             offset += extent.len;
         }
-        *attached = Some(new);
+        new
     }
 }
 
@@ -160,7 +176,8 @@ impl Object {
         }
     }
 
-    /// Gives a buffer memory where it may live, evicting others if need be. `exec` has its reservation locked.
+    /// Gives a buffer memory where it may live, evicting others if need be, and shows it to the GPU. `exec` has its
+    /// reservation locked.
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`, and a lock that has to be waited for, which [`Exec::run`] takes care of.
@@ -172,6 +189,9 @@ impl Object {
     ) -> Result<(), Error> {
         let Self::Buffer(buffer) = self else { return Ok(()) };
         manager.validate(exec, buffer, interrupt)?;
+        if let Residence::Resident(memory) = buffer.residence() {
+            buffer.data().show(&memory);
+        }
         Ok(())
     }
 
