@@ -204,24 +204,31 @@ impl Channel {
         let start = sys::now_ns();
         let places = &self.page().sleep;
         let alone = !Sleep::is_shared_cpu(&places.client_cpu, &places.server_cpu, sys::cpu());
-        let bound = self.spin.bound_ns();
-        while alone {
-            for _ in 0..LOOKS {
-                if self.is_our_turn(Ordering::Acquire) {
-                    self.spin.hit(sys::now_ns() - start);
-                    return Ok(());
-                }
-                std::hint::spin_loop();
-            }
-            if sys::now_ns() - start >= bound {
-                break;
-            }
+        if alone && self.spin(start) {
+            return Ok(());
         }
         let slept = self.sleep(begin, signals);
         if alone {
             self.spin.slept(sys::now_ns() - start);
         }
         slept
+    }
+
+    /// Looks for a hand-over for as long as it is worth it. Whether it came.
+    fn spin(&mut self, start: u64) -> bool {
+        let bound = self.spin.bound_ns();
+        loop {
+            for _ in 0..LOOKS {
+                if self.is_our_turn(Ordering::Acquire) {
+                    self.spin.hit(sys::now_ns() - start);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if sys::now_ns() - start >= bound {
+                return false;
+            }
+        }
     }
 
     /// Looks whether the server has handed over, and takes note.
