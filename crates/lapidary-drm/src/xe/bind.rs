@@ -160,10 +160,7 @@ fn submit(
     syncs: &Syncs,
 ) -> Result<fence::Fence, Error> {
     let interrupt = request.call.interrupt();
-    let mut guard = vm.gpu_vm().lock()?;
-    if vm.is_closed() {
-        return Err(Error::refused(Errno::NOENT, "the VM is destroyed"));
-    }
+    let mut guard = vm.lock()?;
     let ties = ops.iter().map(|op| tie(vm.gpu_vm(), op)).collect::<Result<Vec<_>, _>>()?;
     let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| -> Result<(), Error> {
         guard.locked().lock_in(exec, 1)?;

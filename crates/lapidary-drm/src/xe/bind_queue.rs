@@ -1,4 +1,8 @@
 //! Queues of binds, and what a bind job does.
+//!
+//! A bind that is on record is carried out, whoever destroys its queue, VM or file meanwhile: until its entries and
+//! translations are gone, the job holds what it unmaps. So a bind queue is never killed, only left behind; it goes with the
+//! last bind that waits in it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,7 +76,7 @@ impl BindQueue {
     /// Takes the next place in the queue.
     ///
     /// # Errors
-    /// `ENOBUFS` when too many binds wait, `ENOENT` when the VM is closed.
+    /// `ENOBUFS` when too many binds wait.
     pub(super) fn arm(&self) -> Result<Armed<BindBackend>, Error> {
         Ok(self.queue.arm()?)
     }

@@ -68,10 +68,7 @@ struct Prepared {
 fn prepare(request: &XeRequest<'_, '_>, queue: &ExecQueue, waits: &[Fence]) -> Result<Prepared, Error> {
     let vm = queue.vm();
     let interrupt = request.call.interrupt();
-    let shared = vm.gpu_vm().lock_shared()?;
-    if vm.is_closed() {
-        return Err(Error::refused(Errno::NOENT, "the VM is destroyed"));
-    }
+    let shared = vm.lock_shared()?;
     let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| {
         shared.locked().lock_in(exec, 1)?;
         vm.validate(&shared, exec, interrupt)

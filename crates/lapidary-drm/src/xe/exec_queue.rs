@@ -1,8 +1,8 @@
 //! Exec queues: what a client submits to. A queue of an engine class owns a context on the GPU; a queue of the VM_BIND
 //! class orders binds of its address space.
 //!
-//! A queue holds its address space. Destroying it, or closing its file, kills what it still has queued or running:
-//! those fences fail, nobody waits for ever. A queue whose job faulted, hung or was nonsense is banned: it takes no
+//! A queue holds its address space. Destroying an engine's queue, or closing its file, kills what it still has queued or
+//! running: those fences fail, nobody waits for ever. Binds that a queue has taken are carried out in any case. A queue whose job faulted, hung or was nonsense is banned: it takes no
 //! more work and says so.
 
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl ExecQueue {
         }
     }
 
-    /// Gives up what is queued or running. Idempotent; does not wait.
+    /// Gives up what is queued or running on an engine. Idempotent; does not wait.
     pub(super) fn kill(&self) {
         if let Kind::Engine(queue) = &self.kind {
             queue.kill();

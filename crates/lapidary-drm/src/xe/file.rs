@@ -1,4 +1,5 @@
-//! What one open of the device has: its VMs and exec queues, by handle.
+//! What one open of the device has: its VMs and exec queues, by handle. The tables have a lock each, held for a lookup
+//! only.
 
 use std::sync::Arc;
 
@@ -73,5 +74,12 @@ impl XeFile {
         for (_, vm) in self.vms.take_all() {
             vm.close();
         }
+    }
+}
+
+impl Drop for XeFile {
+    /// A call that was under way when the file was closed may have made more.
+    fn drop(&mut self) {
+        self.close();
     }
 }

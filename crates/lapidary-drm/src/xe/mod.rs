@@ -114,7 +114,10 @@ pub struct XeDriver {
     gpu: Gpu,
     residency: Residency,
     graveyard: Graveyard,
+    /// Lets go of things. What it runs touches no client's memory.
     worker: Reaper,
+    /// Writes user fences, which touches clients' memory.
+    announcer: Reaper,
     bind_scheduler: Scheduler<BindBackend>,
     engine_scheduler: Scheduler<EngineBackend>,
     client_window: Arc<ClientWindow>,
@@ -158,6 +161,7 @@ impl XeDriver {
             notifiers: Notifiers::new(&worker),
             gpu,
             worker,
+            announcer: Reaper::new(),
             user_fence_waiters: Arc::default(),
             counters,
             fault_log: Arc::default(),
@@ -187,6 +191,10 @@ impl XeDriver {
 
     fn worker(&self) -> &Reaper {
         &self.worker
+    }
+
+    fn announcer(&self) -> &Reaper {
+        &self.announcer
     }
 
     fn bind_scheduler(&self) -> &Scheduler<BindBackend> {
@@ -266,8 +274,10 @@ impl XeDriver {
     /// Lets go of everything that is waiting to be let go of, and ends the GPU's threads.
     pub(crate) fn shut_down(&self) {
         self.engine_scheduler.shutdown();
-        self.bind_scheduler.shutdown();
+        // Engines first: binds that are dropped by their scheduler leave entries behind.
         self.gpu.shutdown();
+        self.bind_scheduler.shutdown();
+        self.announcer.flush();
         self.worker.flush();
     }
 

@@ -1,6 +1,6 @@
 //! User fences: 64-bit values in memory that tell a client of the end of work.
 //!
-//! A bind's user fence lies in the client's own memory and is written here, by a worker, since the bind may end in a
+//! A bind's user fence lies in the client's own memory and is written here, by a worker of its own, since the bind may end in a
 //! thread that must not touch a client's memory (a page of it can take any time to come). A job's user fence lies in GPU
 //! memory and is written by its engine. WAIT_USER_FENCE looks at client memory; whoever may have changed it wakes the
 //! device's [`UserFenceWaiters`], and because a batch or another process can change it unnoticed, waits look again at
@@ -39,7 +39,7 @@ pub(super) struct UserFence {
     address: u64,
     value: u64,
     waiters: Arc<UserFenceWaiters>,
-    worker: Reaper,
+    announcer: Reaper,
 }
 
 impl UserFence {
@@ -54,7 +54,7 @@ impl UserFence {
             address,
             value,
             waiters: Arc::clone(driver.user_fence_waiters()),
-            worker: driver.worker().clone(),
+            announcer: driver.announcer().clone(),
         })
     }
 
@@ -63,8 +63,8 @@ impl UserFence {
         if fence.is_signalled() {
             return self.write();
         }
-        let worker = self.worker.clone();
-        fence.on_signal(move |_| worker.queue(Box::new(move || self.write())));
+        let announcer = self.announcer.clone();
+        fence.on_signal(move |_| announcer.queue(Box::new(move || self.write())));
     }
 
     fn write(self) {

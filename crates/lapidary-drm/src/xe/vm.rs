@@ -1,8 +1,10 @@
 //! VMs: a client's address space. The set of its mappings (`lapidary::gpuvm`) and its page tables
 //! (`lapidary_gpu::pagetable`) together, with the queue for binds that name none.
 //!
-//! A VM lives as long as a handle, a queue or a job needs it. VM_DESTROY and the end of its file close it: what was
-//! mapped is unmapped, on the worker, once the jobs that were running there have ended.
+//! A VM lives as long as a handle, a queue or a job needs it. VM_DESTROY and the end of its file close it: nothing new
+//! begins, and what is mapped is unmapped, on the worker, once the jobs that were submitted have ended. Binds that wait
+//! for fences are jobs like others: they hold what they are going to unmap, which must not be another's while page
+//! tables still lead there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,6 +76,11 @@ impl VmTypes for XeTypes {
 pub(super) struct PendingBinds(Vec<(VaRange, Fence)>);
 
 impl PendingBinds {
+    /// Whether page-table work on `range` is still to be done.
+    fn touches(&self, range: VaRange) -> bool {
+        self.0.iter().any(|(pending, done)| pending.overlaps(range) && !done.is_signalled())
+    }
+
     /// What work on `ranges` must come after.
     pub(super) fn before(&mut self, ranges: &[VaRange]) -> Vec<Fence> {
         self.0.retain(|(_, done)| !done.is_signalled());
@@ -126,6 +133,34 @@ impl Vm {
     /// The set of mappings.
     pub(super) fn gpu_vm(&self) -> &XeVm {
         &self.gpu_vm
+    }
+
+    /// Takes the right to change the set of mappings.
+    ///
+    /// # Errors
+    /// `ENOENT` when the VM is closed.
+    pub(super) fn lock(&self) -> Result<VmGuard<'_, XeTypes>, Error> {
+        let guard = self.gpu_vm.lock()?;
+        self.check_open()?;
+        Ok(guard)
+    }
+
+    /// Keeps the set of mappings as it is, for a submission.
+    ///
+    /// # Errors
+    /// `ENOENT` when the VM is closed.
+    pub(super) fn lock_shared(&self) -> Result<VmSharedGuard<'_, XeTypes>, Error> {
+        let guard = self.gpu_vm.lock_shared()?;
+        self.check_open()?;
+        Ok(guard)
+    }
+
+    /// See [`close`](Self::close), which counts on this being looked at under the lock.
+    fn check_open(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::refused(Errno::NOENT, "the VM is destroyed"));
+        }
+        Ok(())
     }
 
     /// The page tables.
@@ -201,9 +236,16 @@ impl Vm {
     }
 
     fn bring_back(&self, vm_bo: &VmBo<XeTypes>, exec: &mut Exec, interrupt: &Interrupt) -> Result<(), Error> {
+        // What is only held by a bind that is going to unmap it has nothing to be brought back, and its reservation is none
+        // of those that are locked. A bind that maps it again makes it resident itself.
+        if self.gpu_vm.read().mappings_of(vm_bo).next().is_none() {
+            return Ok(());
+        }
         vm_bo.object().make_resident(&self.residency, exec, interrupt)?;
+        let pending = self.pending();
         let book = self.gpu_vm.read();
-        for mapping in book.mappings_of(vm_bo) {
+        // Where a bind is still to come, the old mapping is none of the book's any more, and the new one's time has not come.
+        for mapping in book.mappings_of(vm_bo).filter(|mapping| !pending.touches(mapping.range)) {
             let nodes = tables::reserve_mapping(self.space(), &mapping)?;
             tables::write_mapping(self.space(), &mapping, nodes);
             self.counters.rebinds.fetch_add(1, Ordering::Relaxed);
@@ -211,24 +253,21 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends the VM: no new work can use it. Its mappings go, on the worker, when the binds and jobs that it has now have
-    /// ended. Idempotent. Waits for calls that are changing the VM, not for jobs.
+    /// Ends the VM: no new work can use it. Its mappings go, on the worker, when what was submitted has ended. Does not wait;
+    /// idempotent.
     pub(super) fn close(self: &Arc<Self>) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        // Whoever did not see the flag has its fence in place when this lock was free for once.
-        drop(self.gpu_vm.lock());
         let vm = Arc::clone(self);
-        let worker = self.worker.clone();
-        // Everything that uses the address space, or still has to edit its page tables, has its fence here.
-        let idle = fence::merge(self.reservation().fences(Usage::Bookkeep));
-        idle.on_signal(move |_| worker.queue(Box::new(move || vm.gpu_vm.close())));
-    }
-
-    /// Whether [`close`](Self::close) was called. To be asked under one of the set's locks.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.worker.queue(Box::new(move || {
+            // Whoever was about to submit something has left its fence when this lock is had.
+            drop(vm.gpu_vm.lock());
+            // Everything that uses the address space has its fence in the VM's own reservation.
+            let idle = fence::merge(vm.reservation().fences(Usage::Bookkeep));
+            let worker = vm.worker.clone();
+            idle.on_signal(move |_| worker.queue(Box::new(move || vm.gpu_vm.close())));
+        }));
     }
 }
 
