@@ -11,7 +11,7 @@
 //! effect when the ioctl returns. Otherwise it runs when the last of them signals, in the order of its queue.
 
 use lapidary::exec::{Duplicates, Exec};
-use lapidary::fence;
+use lapidary::fence::Fence;
 use lapidary::gpuvm::{MappingRef, VaRange, VmBo};
 use lapidary::resv::Usage;
 
@@ -66,7 +66,8 @@ pub(super) fn vm_bind(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmBind) 
         if args.num_syncs == 0 {
             return Err(Error::refused(Errno::INVAL, "neither operations nor syncs"));
         }
-        let done = fence::merge(syncs.waits.iter().cloned().chain([queue.last_fence()]));
+        let done = queue.arm()?.push(None, syncs.waits.iter().cloned());
+        queue.catch_up();
         syncs.install(&done);
         return Ok(());
     }
@@ -158,7 +159,7 @@ fn submit(
     queue: &super::bind_queue::BindQueue,
     ops: Vec<Op>,
     syncs: &Syncs,
-) -> Result<fence::Fence, Error> {
+) -> Result<Fence, Error> {
     let interrupt = request.call.interrupt();
     let mut guard = vm.lock()?;
     let ties = ops.iter().map(|op| tie(vm.gpu_vm(), op)).collect::<Result<Vec<_>, _>>()?;
@@ -201,7 +202,7 @@ fn submit(
     // The VM is locked for changes, so the order of the calls is that of this list.
     waits.extend(vm.pending().before(&ranges));
     guard.locked().add_fence(&mut exec, armed.fence(), Usage::Bookkeep, Usage::Bookkeep);
-    let done = armed.push(BindJob::new(vm, steps, nodes), waits);
+    let done = armed.push(Some(BindJob::new(vm, steps, nodes)), waits);
     vm.pending().add(&ranges, &done);
     drop(exec);
     drop(guard);

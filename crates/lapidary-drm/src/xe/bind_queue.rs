@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lapidary::fence::{Fence, Signaller};
+use lapidary::fence::Signaller;
 use lapidary::gpuvm::StepList;
 use lapidary::sched::{Armed, Backend, Priority, Queue, QueueConfig, Scheduler};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
@@ -46,13 +46,16 @@ impl BindBackend {
 }
 
 impl Backend for BindBackend {
-    type Work = BindJob;
+    /// Nothing, for a call that only wants to know when those before it are done.
+    type Work = Option<BindJob>;
 
-    fn run(&self, job: BindJob, done: Signaller) {
-        tables::carry_out(&job.space, &job.steps, job.nodes);
-        self.counters.binds.fetch_add(1, Ordering::Relaxed);
-        // Entries and translations are gone: what was unmapped may go, before anybody is told.
-        drop(job.steps);
+    fn run(&self, job: Option<BindJob>, done: Signaller) {
+        if let Some(job) = job {
+            tables::carry_out(&job.space, &job.steps, job.nodes);
+            self.counters.binds.fetch_add(1, Ordering::Relaxed);
+            // Entries and translations are gone: what was unmapped may go, before anybody is told.
+            drop(job.steps);
+        }
         done.signal();
     }
 }
@@ -79,11 +82,6 @@ impl BindQueue {
     /// `ENOBUFS` when too many binds wait.
     pub(super) fn arm(&self) -> Result<Armed<BindBackend>, Error> {
         Ok(self.queue.arm()?)
-    }
-
-    /// The fence of the bind queued last, if any.
-    pub(super) fn last_fence(&self) -> Fence {
-        self.queue.last_fence()
     }
 
     /// Runs what is ready, and waits for a worker that is in the middle of a bind. Must not be called with a lock held that a

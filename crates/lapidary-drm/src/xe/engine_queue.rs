@@ -10,6 +10,8 @@ use lapidary_gpu::{
     fault::JobReport,
 };
 
+use parking_lot::Mutex;
+
 use super::XeDriver;
 use super::stats::FaultLog;
 use super::sync::GpuFence;
@@ -29,12 +31,42 @@ pub(super) struct Batch {
     pub(super) fence: Option<GpuFence>,
 }
 
-/// A job for a context.
+/// A job of a queue.
 pub(super) struct EngineJob {
-    context: Arc<Context>,
-    batch: Batch,
+    lane: Arc<Lane>,
+    /// Nothing, for a call that only wants to know when those before it are done.
+    batch: Option<Batch>,
+}
+
+/// A queue's context, with what was handed to it last.
+struct Lane {
+    context: Context,
     /// Jobs of a long-running VM may take for ever.
     endless: bool,
+    /// The fence of the latest batch. Jobs of a queue are handed over one at a time, in order.
+    latest: Mutex<Fence>,
+}
+
+impl Lane {
+    fn run(&self, batch: Batch, done: Signaller) {
+        *self.latest.lock() = done.fence().clone();
+        let user_fence = batch.fence.map(|fence| (GpuVa::new(fence.address), fence.value));
+        let submission =
+            Submission { user_fence, endless: self.endless, ..Submission::new(batch.address, done) };
+        if let Err(error) = self.context.submit(submission) {
+            // Its fence has failed, which is all that anybody waits for.
+            tracing::debug!(%error, "job refused");
+        }
+    }
+
+    /// Signals `done` when all batches so far have ended.
+    fn mark(&self, done: Signaller) {
+        let latest = self.latest.lock().clone();
+        latest.on_signal(move |latest| match latest.status() {
+            Some(Err(error)) => done.fail(error),
+            _ => done.signal(),
+        });
+    }
 }
 
 /// Hands jobs to their contexts, which complete them on their engines' threads.
@@ -44,12 +76,9 @@ impl Backend for EngineBackend {
     type Work = EngineJob;
 
     fn run(&self, job: EngineJob, done: Signaller) {
-        let user_fence = job.batch.fence.map(|fence| (GpuVa::new(fence.address), fence.value));
-        let submission =
-            Submission { user_fence, endless: job.endless, ..Submission::new(job.batch.address, done) };
-        if let Err(error) = job.context.submit(submission) {
-            // Its fence has failed, which is all that anybody waits for.
-            tracing::debug!(%error, "job refused");
+        match job.batch {
+            Some(batch) => job.lane.run(batch, done),
+            None => job.lane.mark(done),
         }
     }
 }
@@ -57,8 +86,7 @@ impl Backend for EngineBackend {
 /// A client's queue on an engine.
 pub(super) struct EngineQueue {
     queue: Queue<EngineBackend>,
-    context: Arc<Context>,
-    endless: bool,
+    lane: Arc<Lane>,
 }
 
 impl EngineQueue {
@@ -89,7 +117,8 @@ impl EngineQueue {
         });
         let engine = EngineId { class, instance: 0 };
         let context = driver.gpu().create_context(engine, Arc::clone(vm.space()), on_engine, events)?;
-        Ok(Self { queue, context: Arc::new(context), endless: vm.is_long_running() })
+        let latest = Mutex::new(Fence::signalled());
+        Ok(Self { queue, lane: Arc::new(Lane { context, endless: vm.is_long_running(), latest }) })
     }
 
     /// Takes the next place in the queue.
@@ -100,19 +129,14 @@ impl EngineQueue {
         Ok(self.queue.arm()?)
     }
 
-    /// What to push in that place.
-    pub(super) fn job(&self, batch: Batch) -> EngineJob {
-        EngineJob { context: Arc::clone(&self.context), batch, endless: self.endless }
-    }
-
-    /// The fence of the job queued last.
-    pub(super) fn last_fence(&self) -> Fence {
-        self.queue.last_fence()
+    /// What to push in that place: a batch, or a mere mark that signals when all before it has ended.
+    pub(super) fn job(&self, batch: Option<Batch>) -> EngineJob {
+        EngineJob { lane: Arc::clone(&self.lane), batch }
     }
 
     /// Gives up what is queued or running. Does not wait.
     pub(super) fn kill(&self) {
-        self.context.kill();
+        self.lane.context.kill();
         self.queue.kill(FenceError::Cancelled);
     }
 }

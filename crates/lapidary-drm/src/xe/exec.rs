@@ -8,13 +8,13 @@
 //! Up to the job nothing has changed and any step may fail; from then on nothing can.
 
 use lapidary::exec::{Duplicates, Exec};
-use lapidary::fence::{self, Fence};
+use lapidary::fence::Fence;
 use lapidary::resv::Usage;
 use lapidary::sched::Armed;
 use lapidary_gpu::GpuVa;
 
 use super::XeRequest;
-use super::engine_queue::{Batch, EngineBackend};
+use super::engine_queue::{Batch, EngineBackend, EngineQueue};
 use super::exec_queue::ExecQueue;
 use super::extension;
 use super::sync::{Syncs, Use};
@@ -26,7 +26,8 @@ use crate::transport::Errno;
 ///
 /// # Errors
 /// `ECANCELED` when the queue is banned, `ENOENT` for an unknown queue, syncobj or a closed VM, `ENOMEM` when evicted
-/// buffers can't be brought back, `EINTR`, `EFAULT`, `EINVAL` for a field that is wrong.
+/// buffers can't be brought back, `EOPNOTSUPP` for a sync that can't be used this way, `ENOBUFS` when too many jobs of the
+/// queue wait, `EINTR`, `EFAULT`, `EINVAL` for a field that is wrong.
 pub(super) fn exec(request: &mut XeRequest<'_, '_>, args: &mut uapi::Exec) -> Result<(), Error> {
     extension::refuse(request.call.memory(), args.extensions)?;
     must_be_zero("pad", args.pad[0] | args.pad[1] | args.pad[2])?;
@@ -41,19 +42,22 @@ pub(super) fn exec(request: &mut XeRequest<'_, '_>, args: &mut uapi::Exec) -> Re
     }
     let syncs = Syncs::read(request, args.syncs, args.num_syncs, Use::Exec, queue.vm().is_long_running())?;
     if args.num_batch_buffer == 0 {
-        return idle_marker(&queue, syncs);
+        return mark(engine, syncs);
     }
     let batch = Batch { address: GpuVa::new(args.address), fence: syncs.gpu_fence() };
     let job = prepare(request, &queue, &syncs.waits)?;
-    let done = job.armed.push(engine.job(batch), job.waits);
+    let done = job.armed.push(engine.job(Some(batch)), job.waits);
     syncs.install(&done);
     Ok(())
 }
 
-/// A submission without a batch: its syncs learn when what is queued so far is done.
-fn idle_marker(queue: &ExecQueue, syncs: Syncs) -> Result<(), Error> {
-    let last = queue.engine()?.last_fence();
-    let done = fence::merge(syncs.waits.iter().cloned().chain([last]));
+/// A submission without a batch: its syncs learn when what is queued so far is done. It has its place in the queue like
+/// any other, so calls complete in their order.
+fn mark(engine: &EngineQueue, syncs: Syncs) -> Result<(), Error> {
+    if syncs.gpu_fence().is_some() {
+        return Err(Error::Unsupported("a user fence without a batch that writes it"));
+    }
+    let done = engine.arm()?.push(engine.job(None), syncs.waits.iter().cloned());
     syncs.install(&done);
     Ok(())
 }
