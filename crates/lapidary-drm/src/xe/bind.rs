@@ -13,6 +13,7 @@
 use lapidary::exec::{Duplicates, Exec};
 use lapidary::fence::Fence;
 use lapidary::gpuvm::{MappingRef, VaRange, VmBo};
+use lapidary::residency::RegionId;
 use lapidary::resv::Usage;
 
 use super::bind_args::{self, Attributes, CheckedOp};
@@ -23,7 +24,7 @@ use super::pat::Coherency;
 use super::sync::{Syncs, Use};
 use super::uapi::{self, VmBindOp};
 use super::vm::{Tag, Vm, XeVm};
-use super::{XeRequest, extension, query};
+use super::{XeRequest, region_id};
 use crate::core::{Error, must_be_zero};
 use crate::transport::Errno;
 
@@ -36,7 +37,7 @@ enum Op {
     MapNull { range: VaRange, tag: Tag },
     Unmap { range: VaRange },
     UnmapObject { object: Object },
-    Prefetch { range: VaRange, vram: bool },
+    Prefetch { range: VaRange, region: Option<RegionId> },
 }
 
 /// `DRM_IOCTL_XE_VM_BIND`.
@@ -45,7 +46,7 @@ enum Op {
 /// `ENOENT` for an unknown VM, queue, buffer or syncobj, `EFAULT` for a bad pointer or a userptr that isn't there,
 /// `ENOMEM` and `ENOBUFS` for want of memory, `EINTR`, `EINVAL` for anything wrong with a field.
 pub(super) fn vm_bind(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmBind) -> Result<(), Error> {
-    extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("extensions", args.extensions)?;
     must_be_zero("pad", args.pad)?;
     must_be_zero("pad2", args.pad2)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
@@ -114,9 +115,7 @@ fn look_up(request: &XeRequest<'_, '_>, vm: &Vm, op: &CheckedOp) -> Result<Op, E
         }
         CheckedOp::Unmap { range } => Op::Unmap { range },
         CheckedOp::UnmapObject { handle } => Op::UnmapObject { object: buffer(handle)? },
-        CheckedOp::Prefetch { range, region } => {
-            Op::Prefetch { range, vram: region == u32::from(query::VRAM_INSTANCE) }
-        }
+        CheckedOp::Prefetch { range, region } => Op::Prefetch { range, region: region.map(region_id) },
     })
 }
 
@@ -139,15 +138,19 @@ fn check_mapping(
     if offset.checked_add(range.len()).is_none_or(|end| end > buffer.size()) {
         return Err(Error::invalid("the part of the buffer to map", offset));
     }
+    let traits = buffer.data().traits();
     must_be_zero(
         "the alignment of a mapping of device memory",
-        (offset | range.start().raw() | range.len()) % buffer.data().alignment(),
+        (offset | range.start().raw() | range.len()) % traits.alignment,
     )?;
-    if buffer.data().is_cached() && attributes.coherency == Coherency::None {
+    if traits.cached && attributes.pat.coherency == Coherency::None {
         return Err(Error::invalid(
             "the PAT index of a CPU-cached buffer (it must be coherent)",
             attributes.pat_index,
         ));
+    }
+    if traits.uncompressed && attributes.pat.compressed {
+        return Err(Error::invalid("the PAT index of a buffer without compression", attributes.pat_index));
     }
     Ok(())
 }
@@ -173,9 +176,8 @@ fn submit(
                     }
                     object.make_resident(request.file.driver().residency(), exec, interrupt)?;
                 }
-                (Op::Prefetch { range, vram: true }, _) => {
-                    // What is mapped is brought back by the next submission at the latest; this one asks for it now.
-                    vm.prefetch(&guard, *range, exec, interrupt)?;
+                (Op::Prefetch { range, region }, _) => {
+                    vm.prefetch(&guard, *range, *region, exec, interrupt)?;
                 }
                 _ => {}
             }

@@ -2,7 +2,7 @@
 
 use lapidary::gpuvm::{Va, VaRange};
 
-use super::pat::{Coherency, PatTable};
+use super::pat::{Coherency, PatEntry, PatTable};
 use super::uapi::{self, VmBindOp};
 use crate::core::{Error, must_be_zero, only_bits};
 
@@ -10,8 +10,12 @@ use crate::core::{Error, must_be_zero, only_bits};
 const PAGE: u64 = 4096;
 
 /// Flags that the driver knows.
-const FLAGS: u32 =
-    uapi::BIND_FLAG_READONLY | uapi::BIND_FLAG_IMMEDIATE | uapi::BIND_FLAG_NULL | uapi::BIND_FLAG_DUMPABLE;
+const FLAGS: u32 = uapi::BIND_FLAG_READONLY
+    | uapi::BIND_FLAG_IMMEDIATE
+    | uapi::BIND_FLAG_NULL
+    | uapi::BIND_FLAG_DUMPABLE
+    // No effect on buffers without protected content, and there are no others.
+    | uapi::BIND_FLAG_CHECK_PXP;
 
 /// One operation whose fields are consistent; handles are not looked up yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +30,8 @@ pub(super) enum CheckedOp {
     Unmap { range: VaRange },
     /// Unmap a buffer everywhere.
     UnmapObject { handle: u32 },
-    /// Move what is mapped there to a region, by instance.
-    Prefetch { range: VaRange, region: u32 },
+    /// Bring what is mapped there to a region, by instance, or where it belongs.
+    Prefetch { range: VaRange, region: Option<u16> },
 }
 
 /// What a mapping says beyond its place.
@@ -37,8 +41,8 @@ pub(super) struct Attributes {
     pub read_only: bool,
     /// Index into the page attribute table.
     pub pat_index: u16,
-    /// What that entry says of coherency with CPU caches.
-    pub coherency: Coherency,
+    /// What that entry says.
+    pub pat: PatEntry,
 }
 
 /// Checks one operation.
@@ -53,7 +57,7 @@ pub(super) fn check(op: &VmBindOp, pat: &PatTable, regions: u32) -> Result<Check
     must_be_zero("reserved", op.reserved[0] | op.reserved[1] | op.reserved[2])?;
     only_bits("the flags of a bind", op.flags, FLAGS)?;
     must_be_zero("the offset within a page", op.obj_offset % PAGE)?;
-    let coherency = pat.coherency(op.pat_index).ok_or_else(|| Error::invalid("a PAT index", op.pat_index))?;
+    let pat = pat.get(op.pat_index).ok_or_else(|| Error::invalid("a PAT index", op.pat_index))?;
     let null = op.flags & uapi::BIND_FLAG_NULL != 0;
     if null && op.op != uapi::BIND_OP_MAP {
         return Err(Error::invalid("the operation of a null bind", op.op));
@@ -61,11 +65,8 @@ pub(super) fn check(op: &VmBindOp, pat: &PatTable, regions: u32) -> Result<Check
     if op.op != uapi::BIND_OP_PREFETCH {
         must_be_zero("the region of a bind that is no prefetch", op.prefetch_mem_region_instance)?;
     }
-    let attributes = Attributes {
-        read_only: op.flags & uapi::BIND_FLAG_READONLY != 0,
-        pat_index: op.pat_index,
-        coherency,
-    };
+    let attributes =
+        Attributes { read_only: op.flags & uapi::BIND_FLAG_READONLY != 0, pat_index: op.pat_index, pat };
     match op.op {
         uapi::BIND_OP_MAP if null => {
             must_be_zero("the buffer of this operation", op.obj)?;
@@ -82,7 +83,7 @@ pub(super) fn check(op: &VmBindOp, pat: &PatTable, regions: u32) -> Result<Check
         }
         uapi::BIND_OP_MAP_USERPTR => {
             must_be_zero("the buffer of this operation", op.obj)?;
-            if coherency == Coherency::None {
+            if pat.coherency == Coherency::None {
                 return Err(Error::invalid("the PAT index of a userptr (it must be coherent)", op.pat_index));
             }
             if op.obj_offset.checked_add(op.range).is_none() {
@@ -98,11 +99,7 @@ pub(super) fn check(op: &VmBindOp, pat: &PatTable, regions: u32) -> Result<Check
         }
         uapi::BIND_OP_PREFETCH => {
             must_be_zero("the buffer of this operation", op.obj)?;
-            let region = op.prefetch_mem_region_instance;
-            if region >= 32 || regions & (1 << region) == 0 {
-                return Err(Error::invalid("a region to prefetch to", region));
-            }
-            Ok(CheckedOp::Prefetch { range: range(op)?, region })
+            Ok(CheckedOp::Prefetch { range: range(op)?, region: region(op, regions)? })
         }
         unknown => Err(Error::invalid("a bind operation", unknown)),
     }
@@ -119,6 +116,15 @@ fn range(op: &VmBindOp) -> Result<VaRange, Error> {
         _ => return Err(Error::invalid("the address of a bind", op.addr)),
     }
     VaRange::new(Va::new(op.addr), op.range).ok_or_else(|| Error::invalid("the range of a bind", op.range))
+}
+
+/// Where a prefetch goes: one of `regions`, or nothing for where things belong.
+fn region(op: &VmBindOp, regions: u32) -> Result<Option<u16>, Error> {
+    match op.prefetch_mem_region_instance {
+        uapi::CONSULT_MEM_ADVISE_PREF_LOC => Ok(None),
+        region if region < 32 && regions & (1 << region) != 0 => Ok(Some(region as u16)),
+        unknown => Err(Error::invalid("a region to prefetch to", unknown)),
+    }
 }
 
 fn nonzero(handle: u32) -> Result<(), Error> {

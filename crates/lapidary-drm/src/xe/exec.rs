@@ -16,7 +16,6 @@ use lapidary_gpu::GpuVa;
 use super::XeRequest;
 use super::engine_queue::{Batch, EngineBackend, EngineQueue};
 use super::exec_queue::ExecQueue;
-use super::extension;
 use super::sync::{Syncs, Use};
 use super::uapi;
 use crate::core::{Error, must_be_zero};
@@ -29,7 +28,7 @@ use crate::transport::Errno;
 /// buffers can't be brought back, `EOPNOTSUPP` for a sync that can't be used this way, `ENOBUFS` when too many jobs of the
 /// queue wait, `EINTR`, `EFAULT`, `EINVAL` for a field that is wrong.
 pub(super) fn exec(request: &mut XeRequest<'_, '_>, args: &mut uapi::Exec) -> Result<(), Error> {
-    extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("extensions", args.extensions)?;
     must_be_zero("pad", args.pad[0] | args.pad[1] | args.pad[2])?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
     let queue = request.file.data().queue(args.exec_queue_id)?;

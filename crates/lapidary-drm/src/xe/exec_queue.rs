@@ -21,14 +21,19 @@ use crate::core::census::Live;
 use crate::core::{Error, must_be_zero, only_bits};
 use crate::transport::Errno;
 
-/// Highest priority that a client can ask for.
-pub(super) const MAX_PRIORITY: u32 = 2;
+/// Highest priority there is.
+const MAX_PRIORITY: u32 = 2;
 /// The priority of a queue that asks for none.
 const NORMAL_PRIORITY: u32 = 1;
 /// Most entries in a queue's table of engines, as the kernel has it.
 const MAX_PLACEMENTS: u32 = 9;
 /// Bounds of a time slice, in microseconds.
 const TIMESLICE_US: std::ops::RangeInclusive<u64> = 1..=10_000_000;
+
+/// Highest priority that a client can ask for.
+pub(super) fn max_priority(privileged: bool) -> u32 {
+    if privileged { MAX_PRIORITY } else { NORMAL_PRIORITY }
+}
 
 /// A client's queue.
 pub(super) struct ExecQueue {
@@ -114,7 +119,8 @@ struct Properties {
 /// `DRM_IOCTL_XE_EXEC_QUEUE_CREATE`.
 ///
 /// # Errors
-/// `EINVAL` for a field that is wrong or an engine that isn't there, `EFAULT`, `ENOENT` for an unknown VM.
+/// `EINVAL` for a field that is wrong or an engine that isn't there, `EFAULT`, `ENOENT` for an unknown VM, `EPERM` for a
+/// priority that takes privileges, `ENODEV` for protected content.
 pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::ExecQueueCreate) -> Result<(), Error> {
     only_bits("the flags of a queue", args.flags, uapi::EXEC_QUEUE_LOW_LATENCY_HINT)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
@@ -126,8 +132,9 @@ pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::ExecQueue
     let engines = memory.read_array::<EngineClassInstance>(args.instances, count as usize)?;
     let mut properties = Properties { priority: NORMAL_PRIORITY };
     let name = uapi::EXEC_QUEUE_EXTENSION_SET_PROPERTY;
+    let most = max_priority(request.file.is_privileged());
     extension::for_each_property(memory, args.extensions, name, |property, value| {
-        set_property(&mut properties, property, value)
+        set_property(&mut properties, property, value, most)
     })?;
     // Every engine class has one instance: a parallel queue would need as many engines as its width.
     if args.width != 1 {
@@ -163,11 +170,15 @@ fn one_class(engines: &[EngineClassInstance]) -> Result<EngineClass, Error> {
     Ok(class)
 }
 
-fn set_property(properties: &mut Properties, property: u32, value: u64) -> Result<(), Error> {
+/// `most` is the highest priority that the client can ask for.
+fn set_property(properties: &mut Properties, property: u32, value: u64, most: u32) -> Result<(), Error> {
     match property {
         uapi::EXEC_QUEUE_PROPERTY_PRIORITY => {
             if value > u64::from(MAX_PRIORITY) {
                 return Err(Error::invalid("a priority", value));
+            }
+            if value > u64::from(most) {
+                return Err(Error::refused(Errno::PERM, "the priority takes privileges"));
             }
             properties.priority = value as u32;
         }
@@ -177,6 +188,7 @@ fn set_property(properties: &mut Properties, property: u32, value: u64) -> Resul
             }
             // Engines slice by their own clock; a queue's wish is checked and has no further effect.
         }
+        uapi::EXEC_QUEUE_PROPERTY_PXP_TYPE => extension::protected_content(value)?,
         unknown => return Err(Error::invalid("a property of a queue", unknown)),
     }
     Ok(())
@@ -201,7 +213,7 @@ pub(super) fn get_property(
     request: &mut XeRequest<'_, '_>,
     args: &mut uapi::ExecQueueGetProperty,
 ) -> Result<(), Error> {
-    extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("extensions", args.extensions)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
     let queue = request.file.data().queue(args.exec_queue_id)?;
     match args.property {

@@ -1,6 +1,6 @@
 //! Chains of user extensions: `set_property` records that an ioctl's argument points to.
 
-use super::uapi::{ExtSetProperty, UserExtension};
+use super::uapi::{self, ExtSetProperty, UserExtension};
 use crate::core::{Error, must_be_zero};
 use crate::transport::{ClientMemory, Errno};
 
@@ -37,14 +37,14 @@ pub(super) fn for_each_property(
     if at == 0 { Ok(()) } else { Err(Error::refused(Errno::TOOBIG, "the chain of extensions does not end")) }
 }
 
-/// For ioctls without extensions: a pointer to one that cannot be read is `EFAULT`, any other is unknown.
+/// The property that asks for protected content, which this device does not have.
 ///
 /// # Errors
-/// See above; none where there is no extension.
-pub(super) fn refuse(memory: &ClientMemory, head: u64) -> Result<(), Error> {
-    if head == 0 {
-        return Ok(());
+/// `ENODEV` where it is asked for, `EINVAL` for an unknown kind of it.
+pub(super) fn protected_content(kind: u64) -> Result<(), Error> {
+    match kind {
+        uapi::PXP_TYPE_NONE => Ok(()),
+        uapi::PXP_TYPE_HWDRM => Err(Error::refused(Errno::NODEV, "the device has no protected content")),
+        unknown => Err(Error::invalid("a kind of protected content", unknown)),
     }
-    let unknown: UserExtension = memory.read_pod(head)?;
-    Err(Error::invalid("the name of an extension", unknown.name))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lapidary::gem::ObjectConfig;
 use lapidary::residency::{PlaceConfig, Placement, Shape};
 
-use super::object::{Buffer, BufferData};
+use super::object::{Buffer, BufferData, Traits};
 use super::query::{SYSTEM_INSTANCE, VRAM_INSTANCE};
 use super::vm::Vm;
 use super::{XeDriver, XeRequest, extension, uapi};
@@ -22,9 +22,15 @@ const FLAGS: u32 = uapi::GEM_CREATE_DEFER_BACKING
 ///
 /// # Errors
 /// `EINVAL` for a field that is wrong, `ENOENT` for an unknown VM, `ENOSPC` for a buffer that is larger than the memory it
-/// is to live in, `ENOMEM` when there is no room, `EINTR`, `EFAULT`.
+/// is to live in, `ENODEV` for protected content, `ENOMEM` when there is no room, `EINTR`, `EFAULT`.
 pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::GemCreate) -> Result<(), Error> {
-    extension::refuse(request.call.memory(), args.extensions)?;
+    let name = uapi::GEM_CREATE_EXTENSION_SET_PROPERTY;
+    extension::for_each_property(request.call.memory(), args.extensions, name, |property, value| {
+        match property {
+            uapi::GEM_CREATE_PROPERTY_PXP_TYPE => extension::protected_content(value),
+            unknown => Err(Error::invalid("a property of a buffer", unknown)),
+        }
+    })?;
     must_be_zero("pad", args.pad[0] | args.pad[1] | args.pad[2])?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
     must_be_zero("handle", args.handle)?;
@@ -59,7 +65,7 @@ fn check(args: &uapi::GemCreate, wants_vram: bool, driver: &XeDriver) -> Result<
         uapi::CPU_CACHING_WB | uapi::CPU_CACHING_WC => {}
         unknown => return Err(Error::invalid("the CPU caching of a buffer", unknown)),
     }
-    if args.flags & uapi::GEM_CREATE_NEEDS_VISIBLE_VRAM != 0 && !wants_vram && driver.profile().has_vram {
+    if args.flags & uapi::GEM_CREATE_NEEDS_VISIBLE_VRAM != 0 && !wants_vram {
         return Err(Error::invalid("visible device memory for a buffer in none", args.flags));
     }
     if args.size == 0 || !args.size.is_multiple_of(alignment(args.placement, driver)) {
@@ -87,8 +93,12 @@ fn alignment(placement: u32, driver: &XeDriver) -> u64 {
 fn make(driver: &XeDriver, args: &uapi::GemCreate, vm: Option<&Vm>) -> Result<Buffer, Error> {
     let bytes = Backing::new("lapidary-buffer", args.size)?;
     let live = driver.kinds().backings.enter();
-    let cached = args.cpu_caching == uapi::CPU_CACHING_WB;
-    let data = BufferData::new(driver.gpu(), bytes, alignment(args.placement, driver), cached, live);
+    let traits = Traits {
+        alignment: alignment(args.placement, driver),
+        cached: args.cpu_caching == uapi::CPU_CACHING_WB,
+        uncompressed: args.flags & uapi::GEM_CREATE_NO_COMPRESSION != 0,
+    };
+    let data = BufferData::new(driver.gpu(), bytes, traits, live);
     let mut placements = Vec::new();
     if args.placement & (1 << VRAM_INSTANCE) != 0 {
         placements.push(Placement::preferred(driver.vram_region()));
@@ -120,7 +130,7 @@ pub(super) fn mmap_offset(
     request: &mut XeRequest<'_, '_>,
     args: &mut uapi::GemMmapOffset,
 ) -> Result<(), Error> {
-    extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("extensions", args.extensions)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
     must_be_zero("flags", args.flags)?;
     let buffer = request.file.buffer(args.handle)?;

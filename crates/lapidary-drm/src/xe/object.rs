@@ -33,9 +33,19 @@ pub struct BufferData {
     attached: Mutex<Option<Attached>>,
     /// The address spaces that know the buffer.
     vm_bos: VmBoList<XeTypes>,
-    alignment: u64,
-    cached: bool,
+    traits: Traits,
     live: Live,
+}
+
+/// What a buffer was created with that its mappings must agree with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traits {
+    /// Mappings are aligned to so many bytes.
+    pub(super) alignment: u64,
+    /// The CPU caches it, so that the GPU has to look at the CPU's caches.
+    pub(super) cached: bool,
+    /// The GPU may not compress it.
+    pub(super) uncompressed: bool,
 }
 
 /// Bytes at device addresses, until dropped.
@@ -69,27 +79,21 @@ impl ObjectData for BufferData {
 }
 
 impl BufferData {
-    /// A buffer over `bytes`; mappings of it are aligned to `alignment` bytes; `cached` says that the CPU caches it.
-    pub(super) fn new(gpu: &Gpu, bytes: Backing, alignment: u64, cached: bool, live: Live) -> Self {
+    /// A buffer over `bytes`.
+    pub(super) fn new(gpu: &Gpu, bytes: Backing, traits: Traits, live: Live) -> Self {
         Self {
             bytes: Arc::new(bytes),
             gpu: gpu.clone(),
             attached: Mutex::default(),
             vm_bos: VmBoList::new(),
-            alignment,
-            cached,
+            traits,
             live,
         }
     }
 
-    /// The alignment of its mappings, in bytes.
-    pub(super) fn alignment(&self) -> u64 {
-        self.alignment
-    }
-
-    /// Whether the CPU caches it, so that the GPU has to look at the CPU's caches.
-    pub(super) fn is_cached(&self) -> bool {
-        self.cached
+    /// What its mappings must agree with.
+    pub(super) fn traits(&self) -> Traits {
+        self.traits
     }
 
     /// The address spaces that know it.

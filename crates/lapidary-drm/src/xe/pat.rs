@@ -12,6 +12,14 @@ pub(super) enum Coherency {
     AtLeastOneWay,
 }
 
+/// What an entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PatEntry {
+    pub(super) coherency: Coherency,
+    /// Whether the GPU may compress what it writes.
+    pub(super) compressed: bool,
+}
+
 /// A device's table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PatTable {
@@ -22,6 +30,8 @@ pub(super) struct PatTable {
 const RESERVED: std::ops::RangeInclusive<u16> = 16..=19;
 /// Entries that are coherent one or two ways.
 const COHERENT: [u16; 11] = [1, 2, 4, 5, 7, 22, 23, 26, 27, 30, 31];
+/// Entries that compress.
+const COMPRESSED: [u16; 9] = [9, 10, 11, 12, 14, 15, 21, 25, 29];
 
 impl PatTable {
     /// The first `entries` entries of the Xe2 table.
@@ -30,10 +40,14 @@ impl PatTable {
     }
 
     /// What entry `index` says, `None` where the device has no such entry.
-    pub(super) fn coherency(&self, index: u16) -> Option<Coherency> {
+    pub(super) fn get(&self, index: u16) -> Option<PatEntry> {
         if index >= self.entries || RESERVED.contains(&index) {
             return None;
         }
-        Some(if COHERENT.contains(&index) { Coherency::AtLeastOneWay } else { Coherency::None })
+        let coherent = COHERENT.contains(&index);
+        Some(PatEntry {
+            coherency: if coherent { Coherency::AtLeastOneWay } else { Coherency::None },
+            compressed: COMPRESSED.contains(&index),
+        })
     }
 }

@@ -20,7 +20,7 @@ const TIMESTAMP_BITS: u32 = 36;
 ///
 /// # Errors
 /// `EINVAL` for an unknown query, a wrong size, an extension or a reserved field; `EFAULT` for a bad pointer; `ENODEV`
-/// for firmware the device does not have.
+/// for firmware and features the device does not have.
 pub(super) fn device_query(
     request: &mut XeRequest<'_, '_>,
     args: &mut uapi::DeviceQuery,
@@ -37,7 +37,7 @@ pub(super) fn device_query(
     let answer = match args.query {
         uapi::query::ENGINES => engines(),
         uapi::query::MEM_REGIONS => mem_regions(driver),
-        uapi::query::CONFIG => config(driver),
+        uapi::query::CONFIG => config(driver, request.file.is_privileged()),
         uapi::query::GT_LIST => gt_list(driver),
         // The hardware's own table of constants: everything a client needs of it is in the other queries.
         uapi::query::HWCONFIG => Vec::new(),
@@ -101,7 +101,7 @@ fn mem_regions(driver: &XeDriver) -> Vec<u8> {
     out
 }
 
-fn config(driver: &XeDriver) -> Vec<u8> {
+fn config(driver: &XeDriver, privileged: bool) -> Vec<u8> {
     let profile = driver.profile();
     let mut flags = uapi::CONFIG_FLAG_HAS_LOW_LATENCY | uapi::CONFIG_FLAG_HAS_NO_COMPRESSION_HINT;
     if profile.has_vram {
@@ -112,7 +112,7 @@ fn config(driver: &XeDriver) -> Vec<u8> {
         flags,
         u64::from(profile.min_page_size),
         u64::from(VA_BITS),
-        u64::from(super::exec_queue::MAX_PRIORITY),
+        u64::from(super::exec_queue::max_priority(privileged)),
     ];
     let mut out = counted(info.len());
     out.extend_from_slice(bytes_of(&info));

@@ -247,11 +247,20 @@ pub const CONFIG_FLAG_HAS_LOW_LATENCY: u64 = 1 << 1;
 /// `DRM_XE_QUERY_CONFIG_FLAG_HAS_NO_COMPRESSION_HINT`.
 pub const CONFIG_FLAG_HAS_NO_COMPRESSION_HINT: u64 = 1 << 3;
 
+/// `DRM_XE_GEM_CREATE_EXTENSION_SET_PROPERTY`.
+pub const GEM_CREATE_EXTENSION_SET_PROPERTY: u32 = 0;
+/// `DRM_XE_GEM_CREATE_SET_PROPERTY_PXP_TYPE`.
+pub const GEM_CREATE_PROPERTY_PXP_TYPE: u32 = 0;
+/// `DRM_XE_PXP_TYPE_NONE`.
+pub const PXP_TYPE_NONE: u64 = 0;
+/// `DRM_XE_PXP_TYPE_HWDRM`.
+pub const PXP_TYPE_HWDRM: u64 = 1;
+
 /// `drm_xe_gem_create`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 pub struct GemCreate {
-    /// No extension is supported.
+    /// A chain of [`ExtSetProperty`].
     pub extensions: u64,
     /// Bytes.
     pub size: u64,
@@ -382,6 +391,11 @@ pub const BIND_FLAG_NULL: u32 = 1 << 2;
 /// `DRM_XE_VM_BIND_FLAG_DUMPABLE`.
 pub const BIND_FLAG_DUMPABLE: u32 = 1 << 3;
 
+/// `DRM_XE_VM_BIND_FLAG_CHECK_PXP`.
+pub const BIND_FLAG_CHECK_PXP: u32 = 1 << 4;
+/// `DRM_XE_CONSULT_MEM_ADVISE_PREF_LOC`.
+pub const CONSULT_MEM_ADVISE_PREF_LOC: u32 = u32::MAX;
+
 /// `drm_xe_vm_bind`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -438,6 +452,8 @@ pub const EXEC_QUEUE_EXTENSION_SET_PROPERTY: u32 = 0;
 pub const EXEC_QUEUE_PROPERTY_PRIORITY: u32 = 0;
 /// `DRM_XE_EXEC_QUEUE_SET_PROPERTY_TIMESLICE`.
 pub const EXEC_QUEUE_PROPERTY_TIMESLICE: u32 = 1;
+/// `DRM_XE_EXEC_QUEUE_SET_PROPERTY_PXP_TYPE`.
+pub const EXEC_QUEUE_PROPERTY_PXP_TYPE: u32 = 2;
 /// `DRM_XE_EXEC_QUEUE_GET_PROPERTY_BAN`.
 pub const EXEC_QUEUE_GET_PROPERTY_BAN: u32 = 0;
 

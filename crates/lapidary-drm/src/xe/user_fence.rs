@@ -121,7 +121,7 @@ pub(super) fn wait_user_fence(
     request: &mut XeRequest<'_, '_>,
     args: &mut uapi::WaitUserFence,
 ) -> Result<(), Error> {
-    super::extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("extensions", args.extensions)?;
     must_be_zero("pad", args.pad)?;
     must_be_zero("pad2", args.pad2)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;

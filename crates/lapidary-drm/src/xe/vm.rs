@@ -14,7 +14,7 @@ use lapidary::fence::{self, Fence, Interrupt};
 use lapidary::gpuvm::{
     GpuVm, ObjectId, StepList, Steps, VaRange, VmBo, VmBoList, VmConfig, VmGuard, VmSharedGuard, VmTypes,
 };
-use lapidary::residency::LruGroup;
+use lapidary::residency::{LruGroup, RegionId};
 use lapidary::resv::{Reservation, Usage};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
 use parking_lot::{Mutex, MutexGuard};
@@ -23,7 +23,7 @@ use super::bind_queue::BindQueue;
 use super::object::Object;
 use super::profile::VA_BITS;
 use super::stats::Counters;
-use super::{XeDriver, XeRequest, extension, tables, uapi};
+use super::{XeDriver, XeRequest, tables, uapi};
 use crate::core::census::Live;
 use crate::core::{Error, must_be_zero, only_bits};
 use crate::transport::Errno;
@@ -216,21 +216,27 @@ impl Vm {
         guard.locked().validate(|vm_bo| self.bring_back(vm_bo, exec, interrupt))
     }
 
-    /// Makes what is mapped in `range` resident and writes its entries again where it had been evicted.
+    /// Brings what is mapped in `range` to `region`, or to where it belongs, and writes its entries there.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate).
+    /// As [`validate`](Self::validate), and `EINVAL` for a buffer that may not live in the region.
     pub(super) fn prefetch(
         &self,
         guard: &VmGuard<'_, XeTypes>,
         range: VaRange,
+        region: Option<RegionId>,
         exec: &mut Exec,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         let ties: Vec<VmBo<XeTypes>> =
             guard.read().range(range).filter_map(|mapping| mapping.vm_bo().cloned()).collect();
-        for tie in ties.iter().filter(|tie| tie.is_evicted()) {
-            self.bring_back(tie, exec, interrupt)?;
+        for tie in &ties {
+            if let (Object::Buffer(buffer), Some(region)) = (tie.object(), region) {
+                self.residency.migrate(exec, buffer, region, interrupt)?;
+            }
+            if tie.is_evicted() {
+                self.bring_back(tie, exec, interrupt)?;
+            }
         }
         Ok(())
     }
@@ -276,7 +282,7 @@ impl Vm {
 /// # Errors
 /// `EINVAL` for a field that is wrong or a mode that the device does not have, `ENOMEM`.
 pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmCreate) -> Result<(), Error> {
-    extension::refuse(request.call.memory(), args.extensions)?;
+    must_be_zero("extensions", args.extensions)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
     only_bits("the flags of a VM", args.flags, uapi::VM_CREATE_SCRATCH_PAGE | uapi::VM_CREATE_LR_MODE)?;
     let vm = Vm::new(request.file.driver(), args.flags)?;
