@@ -273,6 +273,10 @@ impl<D: Driver> File for OpenFile<D> {
         file.device().commands().run(call, file, Command(cmd), arg)
     }
 
+    fn is_quick(&self, cmd: u32) -> bool {
+        self.0.device().commands().is_quick(Command(cmd))
+    }
+
     fn mmap(
         &self,
         call: &mut Call<'_>,

@@ -13,6 +13,7 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
         .with("MODE_CREATE_DUMB", drm::IOCTL_MODE_CREATE_DUMB, Permit::empty(), create_dumb)
         .with("MODE_MAP_DUMB", drm::IOCTL_MODE_MAP_DUMB, Permit::empty(), map_dumb)
         .with("MODE_DESTROY_DUMB", drm::IOCTL_MODE_DESTROY_DUMB, Permit::empty(), destroy_dumb)
+        .with_quick(&[drm::IOCTL_GEM_CLOSE])
 }
 
 fn close<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::GemClose) -> Result<(), Error> {

@@ -20,6 +20,7 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
         .with("GET_CAP", drm::IOCTL_GET_CAP, Permit::RENDER, get_cap)
         .with("SET_CLIENT_CAP", drm::IOCTL_SET_CLIENT_CAP, Permit::empty(), set_client_cap)
         .with("SET_CLIENT_NAME", drm::IOCTL_SET_CLIENT_NAME, Permit::RENDER, set_client_name)
+        .with_quick(&[drm::IOCTL_VERSION, drm::IOCTL_GET_CAP])
 }
 
 /// Writes as much of `text` as there is room for and makes `room` the text's full length.

@@ -54,6 +54,7 @@ struct Slot<D: Driver> {
     command: Command,
     name: &'static str,
     permit: Permit,
+    quick: bool,
     run: Entry<D>,
 }
 
@@ -114,10 +115,30 @@ impl<D: Driver> IoctlTable<D> {
         self.insert(name, command, permit, Box::new(run))
     }
 
+    /// Notes that these commands never wait for the GPU, another client or anything else that takes long: see
+    /// [`File::is_quick`](crate::transport::File::is_quick).
+    ///
+    /// # Panics
+    /// When there is no such command.
+    #[must_use]
+    pub fn with_quick(mut self, commands: &[Command]) -> Self {
+        for command in commands {
+            let slot = self.slots[usize::from(command.nr())].as_mut();
+            slot.unwrap_or_else(|| panic!("{command:?} is not in the table")).quick = true;
+        }
+        self
+    }
+
+    /// Whether calls of this command never wait.
+    pub(super) fn is_quick(&self, command: Command) -> bool {
+        let slot = &self.slots[usize::from(command.nr())];
+        command.kind() == drm::BASE && slot.as_ref().is_some_and(|slot| slot.quick)
+    }
+
     fn insert(mut self, name: &'static str, command: Command, permit: Permit, run: Entry<D>) -> Self {
         let slot = &mut self.slots[usize::from(command.nr())];
         assert!(slot.is_none(), "{name}: number {command:?} is taken");
-        *slot = Some(Slot { command, name, permit, run });
+        *slot = Some(Slot { command, name, permit, quick: false, run });
         self
     }
 

@@ -418,6 +418,11 @@ impl Driver for XeDriver {
                 render,
                 user_fence::wait_user_fence,
             )
+            .with_quick(&[
+                iowr::<DeviceQuery>(nr::DEVICE_QUERY),
+                iowr::<GemMmapOffset>(nr::GEM_MMAP_OFFSET),
+                iowr::<ExecQueueGetProperty>(nr::EXEC_QUEUE_GET_PROPERTY),
+            ])
     }
 
     fn open(&self, _opening: &Opening) -> Result<XeFile, Error> {

@@ -44,6 +44,7 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
             Permit::RENDER,
             with_feature(gate, fd_to_handle),
         )
+        .with_quick(&[drm::IOCTL_SYNCOBJ_CREATE, drm::IOCTL_SYNCOBJ_DESTROY])
 }
 
 fn create<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjCreate) -> Result<(), Error> {

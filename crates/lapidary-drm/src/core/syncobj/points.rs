@@ -27,6 +27,12 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
             Permit::RENDER,
             with_feature(timeline, transfer),
         )
+        .with_quick(&[
+            drm::IOCTL_SYNCOBJ_RESET,
+            drm::IOCTL_SYNCOBJ_SIGNAL,
+            drm::IOCTL_SYNCOBJ_TIMELINE_SIGNAL,
+            drm::IOCTL_SYNCOBJ_QUERY,
+        ])
 }
 
 /// The syncobjs of a command that changes all of them or, if one doesn't exist, none.
