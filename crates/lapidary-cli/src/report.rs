@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use lapidary_drm::Report;
@@ -76,11 +76,23 @@ fn list<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
     counts.map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes the report as JSON.
-pub(crate) fn write_json(report: &Report, path: &Path) -> anyhow::Result<()> {
-    let file = File::create(path).with_context(|| format!("can't write the report to {}", path.display()))?;
-    serde_json::to_writer_pretty(file, report)
-        .with_context(|| format!("can't write the report to {}", path.display()))
+/// Where the report goes as JSON. Made before the device starts, so that a path that can't be written to is said at once.
+pub(crate) struct JsonFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonFile {
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
+        let file =
+            File::create(path).with_context(|| format!("can't write the report to {}", path.display()))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    pub(crate) fn write(self, report: &Report) -> anyhow::Result<()> {
+        serde_json::to_writer_pretty(&self.file, report)
+            .with_context(|| format!("can't write the report to {}", self.path.display()))
+    }
 }
 
 #[cfg(test)]

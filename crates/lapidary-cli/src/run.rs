@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::args::{Gpu, RunArgs};
 use crate::device::{self, LocalDevice};
+use crate::report::JsonFile;
 use crate::{launch, report, workload};
 
 /// Exit status when the device itself failed, as for `env` and `timeout`.
@@ -25,6 +26,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         }
         None => None,
     };
+    let json = args.report.as_deref().map(JsonFile::create).transpose()?;
     let config = args.device.config(program.is_none().then_some(workload::VRAM));
     let vram = if args.device.gpu == Gpu::LunarLake { 0 } else { config.vram_size };
     let device = LocalDevice::start(config, None)?;
@@ -39,8 +41,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     if !args.quiet {
         eprint!("{}", report::text(&done));
     }
-    if let Some(path) = &args.report {
-        report::write_json(&done, path)?;
+    if let Some(json) = json {
+        json.write(&done)?;
     }
     match outcome {
         Ok(code) => Ok(ExitCode::from(code)),

@@ -8,10 +8,11 @@ use signal_hook::iterator::Signals;
 
 use crate::args::ServeArgs;
 use crate::device::LocalDevice;
-use crate::report;
+use crate::report::{self, JsonFile};
 
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("can't watch for signals")?;
+    let json = args.report.as_deref().map(JsonFile::create).transpose()?;
     let device = LocalDevice::start(args.device.config(None), args.folder.as_deref())?;
     let folder = device.folder().display();
     println!("{folder}");
@@ -19,8 +20,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let _ = signals.forever().next();
     let done = device.finish();
     eprint!("{}", report::text(&done));
-    if let Some(path) = &args.report {
-        report::write_json(&done, path)?;
+    if let Some(json) = json {
+        json.write(&done)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 #[path = "../tests/support/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod support;
 
 use std::time::{Duration, Instant};

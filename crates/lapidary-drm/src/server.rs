@@ -63,6 +63,19 @@ pub fn is_served(folder: &Path) -> bool {
     socket.is_ok_and(|socket| rustix::net::connect(&socket, &address).is_ok())
 }
 
+/// Removes what a server that has ended left in `folder`.
+fn clear(folder: &Path) -> io::Result<()> {
+    if is_served(folder) {
+        return Err(io::Error::other(format!("a device is served in {} already", folder.display())));
+    }
+    let missing_is_fine = |outcome: io::Result<()>| match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    missing_is_fine(std::fs::remove_file(folder.join(SOCKET_NAME)))?;
+    missing_is_fine(std::fs::remove_dir_all(folder.join(TREE)))
+}
+
 /// A running device.
 pub struct Server {
     transport: Transport,
@@ -71,11 +84,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a device whose clients find it through `folder`, which exists.
+    /// Starts a device whose clients find it through `folder`, which exists. What a server that was killed left there is
+    /// removed.
     ///
     /// # Errors
-    /// When the folder can't be written to, a thread can't be started, or the path is too long for a socket.
+    /// When another server is in the folder, it can't be written to, a thread can't be started, or the path is too long
+    /// for a socket.
     pub fn start(config: DeviceConfig, folder: &Path) -> io::Result<Self> {
+        clear(folder)?;
         let census = Census::new();
         let driver = XeDriver::new(&config, &census)?;
         let device = DrmDevice::new(driver, &census);
