@@ -1,6 +1,7 @@
 //! The Xe driver's rules, seen by clients without processes of their own: what fails changes nothing, what ends leaves
 //! nothing, and no argument is too wild.
 
+mod failures;
 mod fuzz;
 
 use std::sync::Arc;
