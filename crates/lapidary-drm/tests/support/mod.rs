@@ -301,6 +301,12 @@ impl Bench {
         command
     }
 
+    /// A variable of the environment of clients.
+    pub fn variable(&self, wanted: &str) -> std::ffi::OsString {
+        let found = self.environment.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.clone()).expect("the variable")
+    }
+
     /// This program, playing the part of that name.
     pub fn client(&self, part: &str) -> Command {
         let mut command = self.command(std::env::current_exe().unwrap());

@@ -6,6 +6,7 @@ mod support;
 
 mod calls;
 mod descriptors;
+mod hostile;
 mod parts;
 mod paths;
 mod processes;

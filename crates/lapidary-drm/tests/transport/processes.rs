@@ -1,6 +1,4 @@
-//! Processes: many at once, killed in the middle, hostile, and what is left of them.
-
-use std::os::unix::net::UnixStream;
+//! Processes: many at once, killed in the middle, and what is left of them.
 
 use crate::calls::line;
 use crate::support::{Bench, Event, succeed};
@@ -46,32 +44,6 @@ fn programs_that_never_touch_the_device_never_connect() {
         bench.command("sh").args(["-c", "echo a | cat | sort > /dev/null; ls / > /dev/null"]).status();
     assert!(status.unwrap().success());
     assert_eq!(bench.told(), []);
-}
-
-#[test]
-fn junk_on_the_control_socket_ends_that_connection_alone() {
-    let mut bench = Bench::start();
-    bench.play("increment");
-    let path = bench
-        .client("")
-        .get_envs()
-        .find(|(name, _)| *name == "LAPIDARY_SOCKET")
-        .unwrap()
-        .1
-        .unwrap()
-        .to_owned();
-    for junk in [&[0_u8; 24][..], &[0xff; 24], &[1; 3], &[0; 1000]] {
-        let socket =
-            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, None);
-        let socket = UnixStream::from(socket.unwrap());
-        let address = rustix::net::SocketAddrUnix::new(path.as_os_str()).unwrap();
-        rustix::net::connect(&socket, &address).unwrap();
-        rustix::net::send(&socket, junk, rustix::net::SendFlags::empty()).unwrap();
-        // The server hangs up.
-        assert_eq!(std::io::Read::read(&mut &socket, &mut [0; 8]).unwrap_or(0), 0);
-    }
-    bench.play("increment");
-    bench.transport.shutdown();
 }
 
 #[test]
