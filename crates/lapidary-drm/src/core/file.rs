@@ -22,7 +22,6 @@ use super::error::Error;
 use super::master::Membership;
 use super::syncobj::SyncobjTable;
 use crate::transport::{Call, Errno, File, Mmap, Process};
-use crate::uapi::drm;
 use crate::uapi::ioctl::Command;
 
 /// A DRM file's number, never used twice while the server runs.
@@ -265,23 +264,6 @@ impl<D: Driver> Drop for DrmFile<D> {
     }
 }
 
-/// Commands that wait for nobody. A driver's own can all come to wait, for memory or for the GPU.
-const QUICK: [Command; 13] = [
-    drm::IOCTL_VERSION,
-    drm::IOCTL_GET_CAP,
-    drm::IOCTL_GEM_CLOSE,
-    drm::IOCTL_PRIME_HANDLE_TO_FD,
-    drm::IOCTL_PRIME_FD_TO_HANDLE,
-    drm::IOCTL_SYNCOBJ_CREATE,
-    drm::IOCTL_SYNCOBJ_DESTROY,
-    drm::IOCTL_SYNCOBJ_RESET,
-    drm::IOCTL_SYNCOBJ_SIGNAL,
-    drm::IOCTL_SYNCOBJ_TIMELINE_SIGNAL,
-    drm::IOCTL_SYNCOBJ_QUERY,
-    drm::IOCTL_SYNCOBJ_HANDLE_TO_FD,
-    drm::IOCTL_SYNCOBJ_FD_TO_HANDLE,
-];
-
 /// The descriptor's side of a [`DrmFile`].
 pub(super) struct OpenFile<D: Driver>(pub(super) Arc<DrmFile<D>>);
 
@@ -308,10 +290,6 @@ impl<D: Driver> File for OpenFile<D> {
             tracing::debug!(client = self.0.id().0, offset, length, %error, "mmap refused");
             error.errno()
         })
-    }
-
-    fn is_quick(&self, cmd: u32) -> bool {
-        QUICK.contains(&Command(cmd))
     }
 
     fn fdinfo(&self) -> Option<String> {
