@@ -197,6 +197,13 @@ fn copy(number: std::ffi::c_long, page: usize, address: usize, len: usize) -> bo
     let pid = unsafe { sys::quiet(libc::SYS_getpid, [0; 6]) } as usize;
     // SAFETY: the page is valid for any argument's length; the kernel checks the other address.
     let copied = unsafe { sys::quiet(number, [pid, vectors[0], 1, vectors[1], 1, 0]) };
+    if copied == -(libc::EPERM as isize) || copied == -(libc::ENOSYS as isize) {
+        // A sandbox forbids it. Then a bad address is the program's fault, in both senses.
+        let (to, from) = if number == libc::SYS_process_vm_readv { (page, address) } else { (address, page) };
+        // SAFETY: the page is valid for any argument's length; for the other address the program answers.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
+        return true;
+    }
     copied == len as isize
 }
 
