@@ -199,13 +199,13 @@ fn submit(
     let nodes = vm.reserve_nodes(batch.steps())?;
     let armed = queue.arm()?;
     let steps = batch.commit();
-    let ranges: Vec<VaRange> = steps.iter().map(|step| step.affected()).collect();
+    let places = vm.footprints(&steps);
     let mut waits = syncs.waits.clone();
     // The VM is locked for changes, so the order of the calls is that of this list.
-    waits.extend(vm.pending().before(&ranges));
+    waits.extend(vm.pending().before(&places));
     guard.locked().add_fence(&mut exec, armed.fence(), Usage::Bookkeep, Usage::Bookkeep);
     let done = armed.push(Some(BindJob::new(vm, steps, nodes)), waits);
-    vm.pending().add(&ranges, &done);
+    vm.pending().add(&places, &done);
     drop(exec);
     drop(guard);
     // If a worker happened to be in the middle of this queue, it runs what is ready before the call returns.

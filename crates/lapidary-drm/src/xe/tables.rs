@@ -5,11 +5,35 @@
 
 use std::sync::Arc;
 
-use lapidary::gpuvm::{BackingRef, MappingRef, Step, StepList, Steps, VaRange, VmError};
+use lapidary::gpuvm::{BackingRef, MappingRef, Step, StepList, Steps, Va, VaRange, VmError};
 use lapidary_gpu::GpuVa;
 use lapidary_gpu::pagetable::{AddressSpace, Edit, Nodes, PageTableError, Pat, PteAttrs, Target, VaSpan};
 
 use super::vm::{Tag, XeTypes};
+
+/// Where a step edits page tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Footprint {
+    /// The addresses that translate otherwise afterwards.
+    pub(super) range: VaRange,
+    /// The same with the rest of tables that are made for it.
+    pub(super) reach: VaRange,
+}
+
+/// Where a step will edit page tables, as they are now.
+pub(super) fn footprint(space: &AddressSpace, step: &Step<'_, XeTypes>) -> Footprint {
+    let range = step.affected();
+    let Step::Map(_) = step else { return Footprint { range, reach: range } };
+    let (mut start, mut end) = (range.start().raw(), range.end().raw());
+    if let Some(absent) = space.absent_span(GpuVa::new(start)) {
+        start = start.min(absent.start());
+    }
+    if let Some(absent) = space.absent_span(GpuVa::new(end - 1)) {
+        end = end.max(absent.end());
+    }
+    let reach = VaRange::new(Va::new(start), end - start).unwrap_or(range);
+    Footprint { range, reach }
+}
 
 /// Sets nodes aside for all of `steps`.
 ///

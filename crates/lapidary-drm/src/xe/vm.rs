@@ -23,6 +23,7 @@ use super::bind_queue::BindQueue;
 use super::object::Object;
 use super::profile::VA_BITS;
 use super::stats::Counters;
+use super::tables::Footprint;
 use super::{XeDriver, XeRequest, tables, uapi};
 use crate::core::census::Live;
 use crate::core::{Error, must_be_zero, only_bits};
@@ -71,27 +72,28 @@ impl VmTypes for XeTypes {
 /// Binds of any queue whose page-table work may not be done yet, and where.
 ///
 /// What is on record is in the order of the calls, whatever queue they named; page tables must follow in that order where
-/// ranges overlap. Binds elsewhere don't wait for each other.
+/// ranges overlap. A bind also comes after one that is to make a table which both need, as programs may rely on. Binds
+/// elsewhere don't wait for each other.
 #[derive(Default)]
-pub(super) struct PendingBinds(Vec<(VaRange, Fence)>);
+pub(super) struct PendingBinds(Vec<(Footprint, Fence)>);
 
 impl PendingBinds {
     /// Whether page-table work on `range` is still to be done.
     fn touches(&self, range: VaRange) -> bool {
-        self.0.iter().any(|(pending, done)| pending.overlaps(range) && !done.is_signalled())
+        self.0.iter().any(|(at, done)| at.range.overlaps(range) && !done.is_signalled())
     }
 
-    /// What work on `ranges` must come after.
-    pub(super) fn before(&mut self, ranges: &[VaRange]) -> Vec<Fence> {
+    /// What work at `places` must come after.
+    pub(super) fn before(&mut self, places: &[Footprint]) -> Vec<Fence> {
         self.0.retain(|(_, done)| !done.is_signalled());
-        let overlaps = |range: &VaRange| ranges.iter().any(|other| other.overlaps(*range));
-        self.0.iter().filter(|(range, _)| overlaps(range)).map(|(_, done)| done.clone()).collect()
+        let meets = |at: &Footprint| places.iter().any(|other| other.reach.overlaps(at.reach));
+        self.0.iter().filter(|(at, _)| meets(at)).map(|(_, done)| done.clone()).collect()
     }
 
-    /// Adds work on `ranges`.
-    pub(super) fn add(&mut self, ranges: &[VaRange], done: &Fence) {
+    /// Adds work at `places`.
+    pub(super) fn add(&mut self, places: &[Footprint], done: &Fence) {
         if !done.is_signalled() {
-            self.0.extend(ranges.iter().map(|range| (*range, done.clone())));
+            self.0.extend(places.iter().map(|at| (*at, done.clone())));
         }
     }
 }
@@ -191,6 +193,11 @@ impl Vm {
     /// Binds whose page-table work may not be done yet.
     pub(super) fn pending(&self) -> MutexGuard<'_, PendingBinds> {
         self.pending.lock()
+    }
+
+    /// Where `steps` will edit page tables.
+    pub(super) fn footprints(&self, steps: &StepList<XeTypes>) -> Vec<Footprint> {
+        steps.iter().map(|step| tables::footprint(self.space(), &step)).collect()
     }
 
     /// Sets page-table nodes aside for `steps`.

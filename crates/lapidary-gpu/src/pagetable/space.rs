@@ -155,6 +155,25 @@ impl AddressSpace {
         self.walk(va)
     }
 
+    /// What the highest absent entry on the way to `va` spans: mapping there makes tables for all of it. None where something
+    /// is mapped.
+    pub fn absent_span(&self, va: GpuVa) -> Option<VaSpan> {
+        let _lock = self.writer.lock();
+        let mut node = self.pool.node(self.root);
+        for level in (0..LEVELS).rev() {
+            match node.load(index(va.get(), level)).decode() {
+                Decoded::Absent => {
+                    let size = 1 << level_shift(level);
+                    let start = va.get() & !(size - 1);
+                    return Some(VaSpan::raw(start, start + size));
+                }
+                Decoded::Node(child) => node = self.pool.node(child),
+                Decoded::Leaf => return None,
+            }
+        }
+        None
+    }
+
     /// [`translate`](Self::translate) without the lock, for engines: while one is online, no node that it can reach is freed.
     pub(crate) fn walk(&self, va: GpuVa) -> Option<Leaf> {
         self.walk_or_skip(va.get()).ok()

@@ -1,8 +1,13 @@
 //! The Xe driver's rules, seen by clients without processes of their own: what fails changes nothing, what ends leaves
 //! nothing, and no argument is too wild.
 
+mod binds;
+mod buffers;
+mod client;
+mod execs;
 mod failures;
 mod fuzz;
+mod queries;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
