@@ -255,25 +255,22 @@ impl Channel {
                         page.cancel(self.id, begin);
                     }
                 }
-                Polled::Readable if self.take_wake() => {}
-                // A closed socket is readable, too.
-                Polled::Readable | Polled::Ended if self.is_our_turn(Ordering::SeqCst) => break,
-                Polled::Readable | Polled::Ended => return Err(()),
+                Polled::Readable => self.take_wake(),
+                Polled::Ended if self.is_our_turn(Ordering::SeqCst) => break,
+                Polled::Ended => return Err(()),
             }
         }
         self.page().sleep.client.store(0, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Takes a message off the socket. False if the server has closed it.
-    fn take_wake(&self) -> bool {
+    fn take_wake(&self) {
         let mut byte = 0_u8;
         let arguments = [self.socket as usize, (&raw mut byte) as usize, 1, libc::MSG_DONTWAIT as usize];
         // SAFETY: the buffer is valid.
-        let got = unsafe {
+        unsafe {
             sys::quiet(libc::SYS_recvfrom, [arguments[0], arguments[1], arguments[2], arguments[3], 0, 0])
         };
-        got > 0 || got == -(libc::EAGAIN as isize) || got == -(libc::EINTR as isize)
     }
 
     fn send_fd(&self, fd: c_int) -> isize {
