@@ -4,10 +4,13 @@
 mod binds;
 mod buffers;
 mod client;
+mod evictions;
 mod execs;
 mod failures;
 mod fuzz;
+mod lifetimes;
 mod queries;
+mod sharing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
