@@ -173,7 +173,8 @@ impl Turns {
         page.sleep.server.store(1, Ordering::SeqCst);
         let seen = loop {
             let seen = turn.load(Ordering::SeqCst);
-            if seen != self.theirs {
+            // The client can write whatever it likes to its turn, but not keep a closed channel open with it.
+            if seen != self.theirs || channel.is_closing() {
                 break seen;
             }
             // Any return is a reason to look again.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lapidary_protocol::channel::Identity;
 use parking_lot::Mutex;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::connection::Connection;
@@ -91,12 +91,13 @@ impl HungUp {
 /// Runs until told to stop.
 pub(super) fn run(shared: &Arc<Shared>, listener: &OwnedFd) {
     let mut next: Option<Instant> = None;
+    let mut spare = spare_descriptor();
     loop {
         let timeout = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         for token in wait(shared, timeout.as_ref()) {
             match token {
                 Token::Stop => return,
-                Token::Listener => accept(shared, listener),
+                Token::Listener => accept(shared, listener, &mut spare),
                 Token::Control(id) => control(shared, id),
                 Token::Death(id) => shared.disconnect(id),
                 Token::File(_) | Token::Memfds => end_of(shared, token),
@@ -164,12 +165,39 @@ fn end_of(shared: &Arc<Shared>, token: Token) {
     }
 }
 
-fn accept(shared: &Arc<Shared>, listener: &OwnedFd) {
-    while let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-        if let Err(error) = Connection::accept(shared, socket) {
-            tracing::warn!(%error, "a client could not be accepted");
+/// Takes in who has connected. Without a descriptor for a connection, `spare` is given up for it and the connection
+/// ended: a client that waits in the queue would wait for ever, and the queue would keep the loop busy.
+fn accept(shared: &Arc<Shared>, listener: &OwnedFd, spare: &mut Option<OwnedFd>) {
+    if spare.is_none() {
+        *spare = spare_descriptor();
+    }
+    loop {
+        match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => {
+                if let Err(error) = Connection::accept(shared, socket) {
+                    tracing::warn!(%error, "a client could not be accepted");
+                }
+            }
+            // The system says so before it looks whether anybody waits.
+            Err(Errno::MFILE | Errno::NFILE) if spare.take().is_some() => {
+                let refused = accept_with(listener, SocketFlags::CLOEXEC);
+                let nobody_waits = refused.is_err();
+                drop(refused);
+                *spare = spare_descriptor();
+                if nobody_waits {
+                    return;
+                }
+                tracing::warn!("no descriptor is left for a client");
+            }
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(_) => return,
         }
     }
+}
+
+/// A descriptor of nothing.
+fn spare_descriptor() -> Option<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC).ok()
 }
 
 fn control(shared: &Arc<Shared>, id: u64) {

@@ -29,6 +29,13 @@ enum Outcome {
     NotOurs,
 }
 
+impl Drop for Server {
+    /// Also if a call panicked: its client must not wait for an answer.
+    fn drop(&mut self) {
+        self.process.remove_channel(self.channel.id());
+    }
+}
+
 impl Server {
     pub(super) fn new(shared: Arc<Shared>, process: Arc<Process>, channel: Arc<Channel>) -> Self {
         Self { shared, process, channel, turns: Turns::default(), last: None, arg: Vec::new() }
@@ -49,7 +56,6 @@ impl Server {
             }
             self.reply(outcome);
         }
-        self.process.remove_channel(self.channel.id());
     }
 
     fn reply(&mut self, outcome: Outcome) {
