@@ -24,12 +24,16 @@ use super::pat::Coherency;
 use super::sync::{Syncs, Use};
 use super::uapi::{self, VmBindOp};
 use super::vm::{Tag, Vm, XeVm};
-use super::{XeRequest, region_id};
+use super::{XeRequest, region_id, tables};
 use crate::core::{Error, must_be_zero};
 use crate::transport::Errno;
 
 /// Most operations in one call; more is `ENOBUFS`, which tells clients to bind in smaller steps.
 const MAX_BINDS: u32 = 64 << 10;
+
+/// Most page-table entries that a bind may be going to write when it has to wait: on the kernel's driver they come from a
+/// pool of so many, and programs count on `ENOBUFS` where it is used up.
+const MAX_WAITING_ENTRIES: u64 = 192 << 10;
 
 /// One operation with everything looked up.
 enum Op {
@@ -195,6 +199,10 @@ fn submit(
             (Op::UnmapObject { .. }, Some(tie)) => batch.unmap_object(tie)?,
             _ => {}
         }
+    }
+    let must_wait = syncs.waits.iter().any(|fence| !fence.is_signalled());
+    if must_wait && tables::entries(batch.steps()) > MAX_WAITING_ENTRIES {
+        return Err(Error::refused(Errno::NOBUFS, "a bind that is too large to wait"));
     }
     let nodes = vm.reserve_nodes(batch.steps())?;
     let armed = queue.arm()?;

@@ -35,6 +35,23 @@ pub(super) fn footprint(space: &AddressSpace, step: &Step<'_, XeTypes>) -> Footp
     Footprint { range, reach }
 }
 
+/// About how many entries `steps` write. Memory takes small ones unless its addresses allow large ones; a range without
+/// memory takes small ones at its ends only.
+pub(super) fn entries(steps: &StepList<XeTypes>) -> u64 {
+    const LARGE: u64 = 2 << 20;
+    const SMALL: u64 = 4 << 10;
+    let of = |step: Step<'_, XeTypes>| {
+        let range = step.affected();
+        let large = (range.start().raw() | range.len()).is_multiple_of(LARGE);
+        match step {
+            _ if large => range.len() / LARGE,
+            Step::Map(mapping) if !matches!(mapping.backing, BackingRef::Null) => range.len() / SMALL,
+            _ => (range.len() / SMALL).min(2 * LARGE / SMALL) + range.len() / LARGE,
+        }
+    };
+    steps.iter().map(of).sum()
+}
+
 /// Sets nodes aside for all of `steps`.
 ///
 /// # Errors

@@ -57,7 +57,7 @@ fn wrong_arguments_are_refused_one_by_one() {
         (uapi::GemCreate { extensions: at(&unprotected), ..good }, None),
         (uapi::GemCreate { size: 0, ..good }, Some(Errno::INVAL)),
         (uapi::GemCreate { size: CHUNK + 4096, ..good }, Some(Errno::INVAL)),
-        (uapi::GemCreate { size: u64::MAX & !(CHUNK - 1), ..good }, Some(Errno::NOSPC)),
+        (uapi::GemCreate { size: !(CHUNK - 1), ..good }, Some(Errno::NOSPC)),
         (uapi::GemCreate { placement: 0, ..good }, Some(Errno::INVAL)),
         (uapi::GemCreate { placement: 4, ..good }, Some(Errno::INVAL)),
         (uapi::GemCreate { flags: 1 << 4, ..good }, Some(Errno::INVAL)),
@@ -80,7 +80,7 @@ fn wrong_arguments_are_refused_one_by_one() {
         assert_eq!(create(args), errno, "{args:?}");
     }
     drop(client);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]

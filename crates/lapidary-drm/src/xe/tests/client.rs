@@ -418,7 +418,7 @@ impl Rig {
 
 impl Bench {
     /// Whatever happened, nothing is left of it, and no engine used what page tables no longer said.
-    pub(super) fn is_clean(&self) {
+    pub(super) fn assert_clean(&self) {
         assert_eq!(self.survivors(), []);
         let usage = self.device.driver().memory_usage();
         assert_eq!((usage.system_used, usage.vram_used), (0, 0));

@@ -70,7 +70,7 @@ fn address_spaces_take_turns_in_memory_that_is_too_small_for_both() {
     assert!(evictions >= 10, "{evictions}");
     drop(rigs);
     drop(contents);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_shared_buffer_that_was_moved_out_is_back_for_whoever_uses_it_next() {
         rig.client.test.close_all();
     }
     drop(rigs);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn what_a_split_left_of_a_mapping_comes_back_too() {
     assert_eq!((bytes.read(MIB), bytes.read(MIB + 8192)), (1, 2));
     assert_eq!(rig.client.translate(rig.vm, BASE + MIB + 4096), None);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_bind_that_waits_is_not_brought_forward_by_a_submission() {
     rig.client.wait(bound);
     assert_eq!(space(rig.client.translate(vm, BASE)), Some(Space::Vram));
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_submission_passes_by_what_a_waiting_bind_will_unmap() {
     rig.client.test.close_all();
     other.client.test.close_all();
     drop((rig, other));
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_prefetch_moves_what_is_mapped_to_the_region_it_names() {
     }
     assert_eq!([0, 4, 8].map(|at| bytes.read(at)), [1, 1, 1]);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -204,5 +204,5 @@ fn a_buffer_that_never_fits_is_refused_and_nobody_is_harmed() {
     rig.bind(&[map(spills, 0, 2 * BASE, 2 * MIB)]);
     assert_eq!(space(rig.client.translate(vm, 2 * BASE)), Some(Space::System));
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }

@@ -26,7 +26,7 @@ fn a_batch_stores_and_its_fence_signals_afterwards() {
         assert_eq!(bytes.read(at), 0xc0ffee);
     }
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn bytes_are_copied_between_regions() {
         assert_eq!((vram.read(CHUNK + at), system.read(at)), (at as u32 / 4, at as u32 / 4));
     }
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn marks_signal_when_what_is_queued_has_ended_and_in_order() {
     assert!(rig.client.is_signalled(marks[1]));
     assert_eq!(rig.client.exec(queue, None, &[user_fence(BASE, 1)]), Err(Errno::OPNOTSUPP));
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_queue_that_faults_or_is_nonsense_is_banned_and_others_go_on() {
         rig.run(Batch::new());
     }
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_job_that_hangs_is_ended_with_all_that_wait_behind_it() {
     assert!(rig.client.outcome(behind).is_err());
     assert!(rig.client.is_banned(rig.queue));
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn wrong_submissions_are_refused_one_by_one() {
         assert_eq!(rig.client.exec(queue, batch, &[sync]), Err(errno), "{sync:?}");
     }
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]

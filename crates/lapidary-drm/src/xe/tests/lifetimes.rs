@@ -48,7 +48,7 @@ fn h01_a_vm_goes_after_its_last_job_wherever_that_ends() {
     let queue = rig.queue;
     rig.client.destroy_queue(queue);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn h03_a_look_up_that_races_with_destruction_finds_a_vm_or_none() {
     racing.store(false, std::sync::atomic::Ordering::Relaxed);
     racer.join().unwrap();
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn h05_a_buffer_outlives_the_vm_whose_reservation_it_shares() {
     rig.client.close(buffer);
     assert_eq!(bench.vram_used(), 0);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn h22_a_busy_buffer_keeps_its_memory_until_its_fences_signal() {
     rig.client.wait(busy);
     bench.wait_for_vram(0);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn h25_a_bind_that_fails_keeps_nothing() {
     rig.client.close(buffer);
     assert_eq!(bench.vram_used(), 0);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn h26_a_file_that_closes_in_the_midst_of_work_leaves_nothing() {
     rig.client.bind(vm, &[unmap(BASE, MIB), map_null(BASE, MIB)], &[after(busy)]).unwrap();
     rig.client.bind_on(queue, vm, &[unmap_all(external)], &[after(busy)]).unwrap();
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn h26_what_a_waiting_bind_unmaps_is_nobody_elses_before_it_is_done() {
     assert_eq!(bytes.read(0), 1);
     bench.wait_for_vram(0);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn h27_a_mapping_keeps_its_buffer_alive_but_not_its_vm() {
     bench.wait_for_vram(CHUNK);
     rig.client.close(kept);
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_queue_that_is_destroyed_takes_its_jobs_along() {
     assert!(rig.client.outcome(busy).is_err());
     assert!(rig.client.outcome(behind).is_err());
     drop(rig);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -216,5 +216,5 @@ fn a_vm_without_end_can_not_be_destroyed_under_its_queues() {
     client.destroy_queue(queue);
     client.destroy_vm(vm);
     drop(client);
-    bench.is_clean();
+    bench.assert_clean();
 }

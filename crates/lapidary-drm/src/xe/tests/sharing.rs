@@ -59,7 +59,7 @@ fn a_buffer_is_the_same_in_both_files_and_lives_as_long_as_either_needs_it() {
     theirs.run(Batch::new().store(BASE + 8, 3));
     assert_eq!(bytes.read(8), 3);
     drop(theirs);
-    bench.is_clean();
+    bench.assert_clean();
 }
 
 #[test]
@@ -102,5 +102,5 @@ fn a_fence_goes_through_a_shared_buffer_to_another_files_job() {
     mine.client.test.close_all();
     theirs.client.test.close_all();
     drop((mine, theirs));
-    bench.is_clean();
+    bench.assert_clean();
 }
