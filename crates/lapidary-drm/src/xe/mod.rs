@@ -18,7 +18,7 @@
 //! the errno for a device that lacks it.
 //!
 //! # Errors
-//! Handlers answer [`Error`]; library and GPU errors become one in [`errors`].
+//! Handlers answer [`Error`]; library and GPU errors become one in `errors`.
 
 mod bind;
 mod bind_args;
