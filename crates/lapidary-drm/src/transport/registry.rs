@@ -20,7 +20,9 @@ use lapidary_protocol::channel::Identity;
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socketpair, sockopt};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, shutdown, socketpair, sockopt,
+};
 
 use super::event_loop::Token;
 use super::service::File;
@@ -108,6 +110,8 @@ impl Registry {
         name: &str,
     ) -> Result<(Arc<Entry>, OwnedFd), Errno> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // Nothing is ever read from a client: what it sent would stay, and a descriptor sent over itself keep itself open.
+        shutdown(&ours, Shutdown::Read)?;
         self.name(&ours, name)?;
         let identity = Identity::Socket(sockopt::socket_cookie(&theirs)?);
         let entry = self.insert(identity, file, name, Some(ours));
@@ -142,7 +146,7 @@ impl Registry {
         entry
     }
 
-    /// Hang-ups alone are waited for: whatever a client writes into its end stays there and wakes nobody.
+    /// Hang-ups alone are waited for: a client can't write anything into its end.
     fn watch(&self, entry: &Entry) -> Result<(), Errno> {
         let (Some(socket), Identity::Socket(cookie)) = (&entry.socket, entry.identity) else { return Ok(()) };
         epoll::add(&self.epoll, socket, Token::File(cookie).data(), epoll::EventFlags::HUP)

@@ -106,3 +106,12 @@ fn a_poll_on_a_dma_buf_ends_when_its_device_says_so() {
     drop(child.stdin.take());
     succeed(child);
 }
+
+#[test]
+fn a_descriptor_sent_over_itself_keeps_nothing_open() {
+    let bench = Bench::start();
+    bench.play("send_to_itself");
+    bench.wait_until(Event::Gone);
+    bench.transport.settle();
+    assert_eq!(bench.transport.counts().files, 0);
+}

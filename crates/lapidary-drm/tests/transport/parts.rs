@@ -41,6 +41,7 @@ pub(crate) fn play(part: &str) {
         "node_stat" => node_stat(),
         "map_after_close" => map_after_close(),
         "close_is_prompt" => close_is_prompt(),
+        "send_to_itself" => send_to_itself(),
         other => panic!("no part {other}"),
     }
 }
@@ -517,6 +518,30 @@ fn close_is_prompt() {
 }
 
 /// A dma-buf is readable when its device says so, and a poll wakes up then.
+/// Puts a descriptor of a file into that file's own queue, where it would keep itself open.
+fn send_to_itself() {
+    let node = open();
+    let itself = UnixStream::from(OwnedFd::from(node.try_clone().unwrap()));
+    let mut byte = [0_u8];
+    let mut buffer = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0_u64; 4];
+    // SAFETY: zero bytes are a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (&raw mut buffer, 1);
+    (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), 24);
+    // SAFETY: the control buffer is large enough for one descriptor, and the header points to what is alive here.
+    let sent = unsafe {
+        let rights = libc::CMSG_FIRSTHDR(&raw const header);
+        ((*rights).cmsg_level, (*rights).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        (*rights).cmsg_len = libc::CMSG_LEN(4) as usize;
+        libc::CMSG_DATA(rights).cast::<i32>().write(node.as_raw_fd());
+        libc::sendmsg(itself.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
+    };
+    assert_eq!(sent, -1, "the server reads nothing from a file's descriptor");
+    assert!(!is_readable(node.as_raw_fd()), "that it reads nothing is no event");
+    assert_eq!(word(&node, command::NUMBER), word(&itself, command::NUMBER));
+}
+
 fn poll_dma_buf() {
     let node = open();
     let buffer = word(&node, command::EXPORT) as i32;
