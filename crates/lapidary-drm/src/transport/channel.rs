@@ -7,16 +7,21 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lapidary::fence::Interrupt;
 use lapidary_protocol::channel::{Identity, Kind, Op, Sleep, WAKE};
 use lapidary_protocol::spin::Spin;
 use parking_lot::Mutex;
+use rustix::event::Timespec;
 use rustix::thread::futex;
 
 use super::page::MappedPage;
 use super::{Errno, wire};
+
+/// Longest sleep of a channel's thread. [`Channel::close`] wakes it by changing the turn, which a hostile client can change
+/// back: then this is how long it takes to notice.
+const LONGEST_SLEEP: Duration = Duration::from_secs(4);
 
 /// A channel.
 #[derive(Debug)]
@@ -171,6 +176,7 @@ impl Turns {
             return seen;
         }
         page.sleep.server.store(1, Ordering::SeqCst);
+        let longest = Timespec { tv_sec: LONGEST_SLEEP.as_secs() as i64, tv_nsec: 0 };
         let seen = loop {
             let seen = turn.load(Ordering::SeqCst);
             // The client can write whatever it likes to its turn, but not keep a closed channel open with it.
@@ -178,7 +184,7 @@ impl Turns {
                 break seen;
             }
             // Any return is a reason to look again.
-            let _ = futex::wait(turn, futex::Flags::empty(), seen, None);
+            let _ = futex::wait(turn, futex::Flags::empty(), seen, Some(&longest));
         };
         page.sleep.server.store(0, Ordering::Relaxed);
         if alone {

@@ -5,7 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lapidary_protocol::channel::PAGE_BYTES;
 use lapidary_protocol::control::{self, Message};
@@ -60,6 +60,23 @@ fn a_client_that_scribbles_over_its_page_hurts_only_itself() {
     assert_eq!(bench.transport.counts().files, 0);
 }
 
+#[test]
+fn a_client_that_takes_its_turn_back_holds_no_thread_and_no_shutdown() {
+    let mut bench = Bench::start();
+    let hostile = Hostile::connect(&bench.variable("LAPIDARY_SOCKET"));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The server closes a channel by changing the turn: this client changes it back at once.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                hostile.words()[0].store(0, Ordering::SeqCst);
+            }
+        });
+        bench.transport.shutdown();
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
 fn connect(path: &OsStr) -> UnixStream {
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
     rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -107,6 +124,11 @@ impl Hostile {
         Self { _control: control, channel, page }
     }
 
+    fn words(&self) -> &[AtomicU32] {
+        // SAFETY: the page is mapped, and the server, too, accesses it by atomics alone.
+        unsafe { std::slice::from_raw_parts(self.page.cast::<AtomicU32>(), PAGE_BYTES / 4) }
+    }
+
     /// Writes random words, some of them small as real ones are, then hands over; at times junk on the socket.
     fn scribble(&mut self, random: &mut u64) {
         let mut next = || {
@@ -115,8 +137,7 @@ impl Hostile {
             *random ^= *random << 17;
             *random
         };
-        // SAFETY: the page is mapped, and the server, too, accesses it by atomics alone.
-        let words = unsafe { std::slice::from_raw_parts(self.page.cast::<AtomicU32>(), PAGE_BYTES / 4) };
+        let words = self.words();
         for _ in 0..next() % 30 {
             let (at, value) = (next(), next() as u32);
             let at = if at.is_multiple_of(2) { at % 16 } else { at % 128 } as usize;
@@ -130,6 +151,9 @@ impl Hostile {
         }
     }
 }
+
+// SAFETY: the page is accessed by atomics alone, from whatever thread.
+unsafe impl Sync for Hostile {}
 
 impl Drop for Hostile {
     fn drop(&mut self) {
