@@ -2,7 +2,7 @@
 //!
 //! The event loop must stay responsive while a driver tears down a file, so it hands that over to here.
 //!
-//! Locks: `pending`, a leaf.
+//! Locks: `queue`, then `progress`, a leaf.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
@@ -24,43 +24,52 @@ pub(super) enum Ended {
 #[derive(Debug)]
 pub(super) struct Releaser {
     queue: Mutex<Option<Sender<Ended>>>,
-    pending: Arc<Pending>,
+    progress: Arc<Progress>,
 }
 
 #[derive(Debug, Default)]
-struct Pending {
-    count: Mutex<usize>,
-    is_zero: Condvar,
+struct Progress {
+    counts: Mutex<Counts>,
+    told: Condvar,
+}
+
+/// Numbers of ends since the start. What is told is told in the order of pushing.
+#[derive(Debug, Default)]
+struct Counts {
+    pushed: u64,
+    told: u64,
 }
 
 /// The thread's end of the queue.
 pub(super) struct Work {
     queue: Receiver<Ended>,
-    pending: Arc<Pending>,
+    progress: Arc<Progress>,
 }
 
 impl Releaser {
     pub(super) fn new() -> (Self, Work) {
         let (sender, receiver) = channel();
-        let pending = Arc::<Pending>::default();
-        let work = Work { queue: receiver, pending: pending.clone() };
-        (Self { queue: Mutex::new(Some(sender)), pending }, work)
+        let progress = Arc::<Progress>::default();
+        let work = Work { queue: receiver, progress: progress.clone() };
+        (Self { queue: Mutex::new(Some(sender)), progress }, work)
     }
 
     pub(super) fn push(&self, ended: Ended) {
         let queue = self.queue.lock();
         if let Some(queue) = &*queue {
-            *self.pending.count.lock() += 1;
+            self.progress.counts.lock().pushed += 1;
             // The thread outlives the queue.
             let _ = queue.send(ended);
         }
     }
 
-    /// Waits until everything pushed before has been told.
+    /// Waits until everything pushed before has been told. What is pushed meanwhile is not waited for, or clients that come
+    /// and go without a break would hold up everybody else.
     pub(super) fn flush(&self) {
-        let mut count = self.pending.count.lock();
-        while *count != 0 {
-            self.pending.is_zero.wait(&mut count);
+        let mut counts = self.progress.counts.lock();
+        let target = counts.pushed;
+        while counts.told < target {
+            self.progress.told.wait(&mut counts);
         }
     }
 
@@ -85,11 +94,45 @@ impl Work {
                     }
                 }
             }
-            let mut count = self.pending.count.lock();
-            *count -= 1;
-            if *count == 0 {
-                self.pending.is_zero.notify_all();
-            }
+            self.progress.counts.lock().told += 1;
+            self.progress.told.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::testing::TestClient;
+    use super::*;
+
+    /// The thread's work on one end, without the driver.
+    fn tell_one(work: &Work) {
+        drop(work.queue.recv().expect("something was pushed"));
+        work.progress.counts.lock().told += 1;
+        work.progress.told.notify_all();
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_pushed_before_it_alone() {
+        let (releaser, work) = Releaser::new();
+        let client = TestClient::new();
+        let end = || Ended::Process(client.process().clone());
+        releaser.push(end());
+        let flushed = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                releaser.flush();
+                flushed.store(1, Ordering::SeqCst);
+            });
+            // Something always remains to be told.
+            while flushed.load(Ordering::SeqCst) == 0 {
+                releaser.push(end());
+                tell_one(&work);
+            }
+        });
+        let counts = releaser.progress.counts.lock();
+        assert!(counts.pushed > counts.told);
     }
 }
