@@ -1,6 +1,9 @@
 //! Residency: over-commit, eviction, accounting.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use lapidary::{
     exec::{Duplicates, Exec},
@@ -64,12 +67,16 @@ struct Device {
 impl Device {
     /// 8 MiB of device memory, 64 MiB of system memory.
     fn new() -> Self {
+        Self::with_patience(Duration::from_secs(3600))
+    }
+
+    fn with_patience(patience: Duration) -> Self {
         let region = |id, kind, size| RegionConfig { id, kind, size, chunk: 1 << 16 };
         let regions =
             vec![region(SYSTEM, RegionKind::System, 64 * MIB), region(VRAM, RegionKind::Vram, 8 * MIB)];
         let graveyard = Graveyard::new(Reaper::new());
         let driver = Arc::new(Driver::default());
-        let config = ManagerConfig { regions, evict_to: SYSTEM };
+        let config = ManagerConfig { regions, evict_to: SYSTEM, patience };
         let manager = Manager::new(config, graveyard.clone(), driver.clone()).unwrap();
         Self { manager, driver, graveyard }
     }
@@ -129,6 +136,27 @@ fn over_commit_evicts_what_was_used_longest_ago_and_brings_it_back_on_use() {
     assert_eq!(region_of(&objects[1]), Some(VRAM));
     assert!(objects[2].is_evicted());
     assert_eq!(device.manager.evictions(), (2, 4 * MIB));
+}
+
+#[test]
+fn what_is_in_use_without_end_stays_and_the_search_for_memory_ends() {
+    let device = Device::with_patience(Duration::from_millis(20));
+    let objects = [6, 2].map(|size| device.vram_only(size * MIB));
+    objects.iter().for_each(|object| device.populate(object).unwrap());
+    let endless = make_busy(&objects[0]);
+
+    // What is idle makes room, though it was used last
+    device.populate(&device.vram_only(2 * MIB)).unwrap();
+    assert!(objects[1].is_evicted() && !objects[0].is_evicted());
+
+    // More room than that can't be had
+    assert!(matches!(device.populate(&device.vram_only(4 * MIB)), Err(ResidencyError::NoSpace { .. })));
+    assert_eq!(region_of(&objects[0]), Some(VRAM));
+    device.populate(&device.vram_or_system(4 * MIB)).unwrap();
+
+    endless.signal();
+    device.populate(&device.vram_only(4 * MIB)).unwrap();
+    assert!(objects[0].is_evicted());
 }
 
 #[test]

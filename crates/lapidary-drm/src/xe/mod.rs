@@ -50,6 +50,7 @@ mod vm;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use lapidary::gem::Graveyard;
 use lapidary::reaper::Reaper;
@@ -95,6 +96,8 @@ const INTEL: u16 = 0x8086;
 const VGA_CONTROLLER: u32 = 0x03_0000;
 /// Device addresses for client memory: above those of the system region, 64 TiB.
 const CLIENT_WINDOW: Extent = Extent { start: 1 << 45, len: 1 << 46 };
+/// At least so long a buffer that finds no room waits for others to be idle, if their jobs may not take longer.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(10);
 /// Threads that carry out binds that had to wait, and that hand waiting jobs to their engines.
 const WORKERS: usize = 1;
 
@@ -146,7 +149,8 @@ impl XeDriver {
         .map_err(io::Error::other)?;
         let worker = Reaper::new();
         let graveyard = Graveyard::new(worker.clone());
-        let residency = manager(profile, vram, &graveyard)?;
+        let patience = SHORTEST_PATIENCE.max(config.job_timeout.saturating_mul(2));
+        let residency = manager(profile, vram, &graveyard, patience)?;
         let counters = Arc::new(Counters::default());
         let bind_backend = Arc::new(BindBackend::new(&counters));
         Ok(Self {
@@ -339,7 +343,12 @@ fn region_id(instance: u16) -> RegionId {
 }
 
 /// The memory regions of a profile.
-fn manager(profile: &ProfileInfo, vram: u64, graveyard: &Graveyard) -> io::Result<Residency> {
+fn manager(
+    profile: &ProfileInfo,
+    vram: u64,
+    graveyard: &Graveyard,
+    patience: Duration,
+) -> io::Result<Residency> {
     let system = RegionConfig {
         id: region_id(query::SYSTEM_INSTANCE),
         kind: RegionKind::System,
@@ -355,7 +364,7 @@ fn manager(profile: &ProfileInfo, vram: u64, graveyard: &Graveyard) -> io::Resul
             chunk: profile.min_page_size.into(),
         });
     }
-    let config = ManagerConfig { regions, evict_to: system.id };
+    let config = ManagerConfig { regions, evict_to: system.id, patience };
     Manager::new(config, graveyard.clone(), Arc::new(XeMover)).map_err(io::Error::other)
 }
 

@@ -11,11 +11,12 @@
 //!     move there as a victim moves                        old memory is free
 //! ```
 //!
-//! Victims come in the order of their last use: first those that can be locked at once, then, with waiting, the others.
+//! Victims come in the order of their last use: first those that are idle and can be locked at once, then, with waiting, the
+//! others. Those that are still in use when the manager's patience ends are left where they are.
 //! A victim locked by an older operation makes the whole operation start over, which [`Exec::run`] does. What was evicted
 //! before that stays evicted.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
     exec::{Exec, ExecError},
@@ -63,6 +64,9 @@ pub struct ManagerConfig {
     pub regions: Vec<RegionConfig>,
     /// Where evicted objects go.
     pub evict_to: RegionId,
+    /// How long a search for memory waits for objects that are in use before it does without them: longer than work that
+    /// ends takes. Work without end, of one client, must not stop the others for ever.
+    pub patience: Duration,
 }
 
 /// Why an object got no memory.
@@ -80,6 +84,9 @@ pub enum ResidencyError {
     /// The interrupt was raised while waiting for an object to become idle.
     #[error("interrupted while waiting for an object to become idle")]
     Interrupted,
+    /// The object was still in use when patience ended.
+    #[error("the object is in use without end")]
+    Busy,
     /// The object's reservation is not locked by the `Exec`.
     #[error("the object's reservation is not locked")]
     NotLocked,
@@ -95,9 +102,11 @@ pub enum ResidencyError {
 }
 
 impl From<WaitError> for ResidencyError {
-    fn from(_: WaitError) -> Self {
-        // Waits for objects have no deadline.
-        Self::Interrupted
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Interrupted => Self::Interrupted,
+            WaitError::TimedOut => Self::Busy,
+        }
     }
 }
 
@@ -111,6 +120,7 @@ struct Inner<D: ObjectData> {
     mover: Arc<dyn Mover<D>>,
     /// The time, in uses.
     clock: AtomicU64,
+    patience: Duration,
     evictions: AtomicU64,
     bytes_evicted: AtomicU64,
 }
@@ -138,6 +148,7 @@ impl<D: ObjectData> Manager<D> {
         Ok(Self(Arc::new(Inner {
             slots,
             evict_to,
+            patience: config.patience,
             graveyard,
             mover,
             clock: AtomicU64::new(1),
@@ -220,9 +231,13 @@ impl<D: ObjectData> Manager<D> {
             Residence::Nowhere | Residence::Evicted(_) => {}
         }
         match self.find_memory(exec, object, interrupt)? {
-            Found::New(memory) => {
-                self.relocate(exec, object, Residence::Resident(Arc::new(memory)), interrupt)
-            }
+            Found::New(memory) => self.relocate(
+                exec,
+                object,
+                Residence::Resident(Arc::new(memory)),
+                Deadline::never(),
+                interrupt,
+            ),
             Found::Stay(memory) => {
                 object.place().set(Residence::Resident(memory));
                 Ok(())
@@ -263,7 +278,7 @@ impl<D: ObjectData> Manager<D> {
             Ok(memory) => memory,
             Err(_) => self.make_room(exec, slot, object, interrupt)?,
         };
-        self.relocate(exec, object, Residence::Resident(Arc::new(memory)), interrupt)
+        self.relocate(exec, object, Residence::Resident(Arc::new(memory)), Deadline::never(), interrupt)
     }
 
     /// Evicts an object, whose reservation `exec` has locked, if it has memory in a region that objects are evicted from. Waits
@@ -278,6 +293,17 @@ impl<D: ObjectData> Manager<D> {
         object: &Object<D>,
         interrupt: &Interrupt,
     ) -> Result<(), ResidencyError> {
+        self.evict_by(exec, object, Deadline::never(), interrupt)
+    }
+
+    /// [`evict`](Self::evict), if the object is idle in time.
+    fn evict_by(
+        &self,
+        exec: &mut Exec,
+        object: &Object<D>,
+        until: Deadline,
+        interrupt: &Interrupt,
+    ) -> Result<(), ResidencyError> {
         if !exec.is_locked(object.resv()) {
             return Err(ResidencyError::NotLocked);
         }
@@ -287,12 +313,14 @@ impl<D: ObjectData> Manager<D> {
         let size = object.size();
         let purge = object.advice() == Advice::DontNeed;
         match object.residence() {
-            Residence::Resident(_) if purge => self.relocate(exec, object, Residence::Purged, interrupt)?,
+            Residence::Resident(_) if purge => {
+                self.relocate(exec, object, Residence::Purged, until, interrupt)?
+            }
             Residence::Resident(memory) if memory.region().id() != self.0.evict_to.id() => {
                 let shape = object.place().config.shape;
                 let new = self.0.evict_to.allocate(size, shape, object.place().account());
                 let new = new.map_err(|_| ResidencyError::NoSpace { size })?;
-                self.relocate(exec, object, Residence::Evicted(Arc::new(new)), interrupt)?;
+                self.relocate(exec, object, Residence::Evicted(Arc::new(new)), until, interrupt)?;
             }
             _ => return Ok(()),
         }
@@ -363,21 +391,25 @@ impl<D: ObjectData> Manager<D> {
         if object.size() > slot.region.size() {
             return Err(no_space);
         }
+        let until = Deadline::after(self.0.patience);
         self.0.graveyard.sweep();
         if slot.region.id() != self.0.evict_to.id() {
-            for patience in [Patience::TryLock, Patience::Lock] {
+            for (patience, until) in [(Patience::TryLock, Deadline::poll()), (Patience::Lock, until)] {
                 let (now, mut cursor) = (self.tick(), None);
                 loop {
                     if let Ok(memory) = self.allocate(slot, object) {
                         return Ok(memory);
                     }
-                    if !self.evict_next(exec, slot, (&mut cursor, now), patience, interrupt)? {
+                    if !self.evict_next(exec, slot, (&mut cursor, now), (patience, until), interrupt)? {
                         break;
                     }
                 }
             }
         }
-        self.0.graveyard.flush(Deadline::never(), interrupt)?;
+        match self.0.graveyard.flush(until, interrupt) {
+            Ok(()) | Err(WaitError::TimedOut) => {}
+            Err(WaitError::Interrupted) => return Err(ResidencyError::Interrupted),
+        }
         self.allocate(slot, object).map_err(|_| no_space)
     }
 
@@ -387,7 +419,7 @@ impl<D: ObjectData> Manager<D> {
         exec: &mut Exec,
         slot: &Slot<D>,
         (cursor, now): (&mut Option<Key>, u64),
-        patience: Patience,
+        (patience, until): (Patience, Deadline),
         interrupt: &Interrupt,
     ) -> Result<bool, ResidencyError> {
         while let Some((key, victim)) = slot.lru.next(*cursor, now) {
@@ -405,13 +437,13 @@ impl<D: ObjectData> Manager<D> {
             let still_here =
                 victim.allocation().is_some_and(|memory| memory.region().id() == slot.region.id());
             let evicted = match still_here {
-                true => self.evict(exec, &victim, interrupt),
+                true => self.evict_by(exec, &victim, until, interrupt),
                 false => Err(ResidencyError::Pinned),
             };
             exec.unlock(victim.resv());
             match evicted {
                 Ok(()) => return Ok(true),
-                Err(ResidencyError::Pinned) => {}
+                Err(ResidencyError::Pinned | ResidencyError::Busy) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -424,13 +456,14 @@ impl<D: ObjectData> Manager<D> {
         exec: &mut Exec,
         object: &Object<D>,
         to: Residence,
+        until: Deadline,
         interrupt: &Interrupt,
     ) -> Result<(), ResidencyError> {
         let guard = exec.guard(object.resv()).ok_or(ResidencyError::NotLocked)?;
         let from = object.allocation();
         if from.is_some() {
             self.0.mover.begin_move(object, guard);
-            object.resv().wait(Usage::Bookkeep, Deadline::never(), interrupt)?;
+            object.resv().wait(Usage::Bookkeep, until, interrupt)?;
         }
         let change = Move { from, to: to.allocation().cloned() };
         object.place().set(to);

@@ -12,7 +12,7 @@
 //! # How a driver uses it
 //!
 //! ```
-//! # use std::sync::Arc;
+//! # use std::{sync::Arc, time::Duration};
 //! use lapidary::{exec::{Duplicates, Exec}, fence::Interrupt, gem::*, reaper::Reaper, residency::*, resv::ResvGuard};
 //!
 //! struct Bo { bytes: Arc<[u8]> } // the memfd, the list of its mappings, …
@@ -33,7 +33,8 @@
 //!     RegionConfig { id: vram, kind: RegionKind::Vram, size: 1 << 33, chunk: 1 << 16 },
 //! ];
 //! let graveyard = Graveyard::new(Reaper::new());
-//! let manager = Manager::new(ManagerConfig { regions, evict_to: system }, graveyard.clone(), Arc::new(Driver))?;
+//! let config = ManagerConfig { regions, evict_to: system, patience: Duration::from_secs(10) };
+//! let manager = Manager::new(config, graveyard.clone(), Arc::new(Driver))?;
 //!
 //! // Creating a buffer: `placements` are what the client allowed.
 //! let placements = vec![Placement::preferred(vram), Placement::fallback(system)];
