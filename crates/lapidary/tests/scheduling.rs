@@ -158,6 +158,31 @@ fn h23_an_armed_job_that_is_dropped_fails_in_its_turn() {
 }
 
 #[test]
+fn h23_a_kill_in_a_callback_fails_what_waits_after_a_dropped_job() {
+    let scheduler = scheduler();
+    let queue = scheduler.queue(QueueConfig::default());
+    let running = queue.push(Work::Async(1), []).unwrap();
+    drop(queue.arm().unwrap());
+    let (never, _signaller) = pending();
+    let dropped = queue.last_fence();
+    let waiting = queue.push(Work::Async(3), [never]).unwrap();
+    // Callbacks of what signals in a callback run after it: the dropped job's is still to come when the queue dies.
+    let (hang, found) = pending();
+    let in_flight = scheduler.backend().in_flight.lock().unwrap().pop().unwrap();
+    let (earlier, later) = (dropped.clone(), waiting.clone());
+    hang.on_signal(move |_| {
+        in_flight.fail(FenceError::TimedOut);
+        queue.kill(FenceError::TimedOut);
+        let in_order = earlier.is_signalled() || !later.is_signalled();
+        assert!(in_order, "a fence signals before an earlier one of its queue");
+    });
+    found.signal();
+    assert_eq!(running.status(), Some(Err(FenceError::TimedOut)));
+    assert_eq!(dropped.status(), Some(Err(FenceError::Cancelled)));
+    assert_eq!(waiting.status(), Some(Err(FenceError::TimedOut)));
+}
+
+#[test]
 fn h23_a_killed_queue_fails_what_waits_after_what_is_in_flight() {
     let scheduler = scheduler();
     let queue = scheduler.queue(QueueConfig::default());

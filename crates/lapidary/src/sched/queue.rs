@@ -54,7 +54,7 @@ struct State<W> {
     /// Whether the queue is on the list of ready queues.
     listed: bool,
     killed: Option<FenceError>,
-    /// The job handed to the backend last.
+    /// The job that left the entries last: handed to the backend, or failing.
     in_flight: Option<Fence>,
     /// The job armed last.
     last: Option<Fence>,
@@ -385,11 +385,12 @@ impl<W> State<W> {
             }
         }
         let Entry { done, stage } = self.entries.pop_front()?;
-        let Stage::Waiting(job) = stage else {
-            return Some(Step::Fail { after: self.in_flight.clone(), done });
-        };
-        self.in_flight = Some(done.fence().clone());
-        Some(Step::Run(job.work, done))
+        // One that fails counts as well: what a kill fails from now on comes after it.
+        let before = self.in_flight.replace(done.fence().clone());
+        match stage {
+            Stage::Waiting(job) => Some(Step::Run(job.work, done)),
+            Stage::Armed | Stage::Abandoned => Some(Step::Fail { after: before, done }),
+        }
     }
 
     /// What the first job waits for, if that job is `job`.
