@@ -230,6 +230,15 @@ fn h23_shutdown_leaves_no_fence_unsignalled() {
 }
 
 #[test]
+fn h23_a_queue_made_after_the_shutdown_takes_no_job_that_nobody_would_run() {
+    let scheduler = scheduler();
+    scheduler.shutdown();
+    let queue = scheduler.queue(QueueConfig { inline: false, ..QueueConfig::default() });
+    let refused = queue.push(Work::Immediate(1), []);
+    assert!(matches!(refused, Err(PushError { error: ArmError::Killed(FenceError::DeviceLost), .. })));
+}
+
+#[test]
 fn h24_the_backend_runs_in_a_signalling_section() {
     struct Waits;
     impl Backend for Waits {

@@ -23,7 +23,8 @@ struct Handle<B: Backend> {
     shared: Arc<Shared<B>>,
     backend: Arc<B>,
     workers: Mutex<Vec<JoinHandle<()>>>,
-    queues: Mutex<Vec<Weak<Inner<B>>>>,
+    /// Nothing once the scheduler was shut down.
+    queues: Mutex<Option<Vec<Weak<Inner<B>>>>>,
 }
 
 struct Shared<B: Backend> {
@@ -50,26 +51,37 @@ impl<B: Backend> Scheduler<B> {
             worker.expect("the system gives a scheduler its threads")
         };
         let workers = (0..workers.max(1)).map(spawn).collect();
-        let handle = Handle { shared, backend, workers: Mutex::new(workers), queues: Mutex::default() };
+        let handle =
+            Handle { shared, backend, workers: Mutex::new(workers), queues: Mutex::new(Some(Vec::new())) };
         Self(Arc::new(handle))
     }
 
-    /// A new queue.
+    /// A new queue; one that was killed already if the scheduler was shut down.
     pub fn queue(&self, config: QueueConfig) -> Queue<B> {
         let queue = Queue::new(self.clone(), config);
+        if !self.enlist(&queue) {
+            // Nobody is left to run what waits in it.
+            queue.kill(FenceError::DeviceLost);
+        }
+        queue
+    }
+
+    /// Notes a queue for the shutdown. False if that is over.
+    fn enlist(&self, queue: &Queue<B>) -> bool {
         let mut queues = self.0.queues.lock();
+        let Some(queues) = queues.as_mut() else { return false };
         if queues.len() == queues.capacity() {
             queues.retain(|queue| queue.strong_count() > 0);
         }
         queues.push(queue.downgrade());
-        queue
+        true
     }
 
     /// Kills all queues with [`FenceError::DeviceLost`], and ends the workers once what is ready has run. The backend's jobs in
-    /// flight are its own business.
+    /// flight are its own business. Waits for the workers, so it must not be called under a lock that the backend takes.
     pub fn shutdown(&self) {
-        let queues = std::mem::take(&mut *self.0.queues.lock());
-        for queue in queues.iter().filter_map(Weak::upgrade) {
+        let queues = self.0.queues.lock().take();
+        for queue in queues.iter().flatten().filter_map(Weak::upgrade) {
             Queue::from_inner(queue).kill(FenceError::DeviceLost);
         }
         self.0.shared.stop();
@@ -88,8 +100,7 @@ impl<B: Backend> Scheduler<B> {
     }
 
     pub(super) fn ready(&self, queue: Arc<Inner<B>>, priority: Priority) {
-        self.0.shared.ready.lock().queues[priority as usize].push_back(queue);
-        self.0.shared.wake.notify_one();
+        self.0.shared.ready(queue, priority);
     }
 }
 
@@ -100,6 +111,17 @@ impl<B: Backend> Shared<B> {
                 tracing::error!("a job's backend panicked; the job has failed");
             }
         }
+    }
+
+    /// Has a worker look at a queue. After a shutdown there is nothing to look at: all queues were killed before.
+    fn ready(&self, queue: Arc<Inner<B>>, priority: Priority) {
+        let mut ready = self.ready.lock();
+        if ready.stopping {
+            return;
+        }
+        ready.queues[priority as usize].push_back(queue);
+        drop(ready);
+        self.wake.notify_one();
     }
 
     /// The next ready queue; nothing if it is time to end.
@@ -136,6 +158,8 @@ impl<B: Backend> Clone for Scheduler<B> {
 
 impl<B: Backend> fmt::Debug for Scheduler<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduler").field("queues", &self.0.queues.lock().len()).finish()
+        f.debug_struct("Scheduler")
+            .field("queues", &self.0.queues.lock().as_ref().map_or(0, Vec::len))
+            .finish()
     }
 }
