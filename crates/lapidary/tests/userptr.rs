@@ -247,6 +247,26 @@ fn h13_a_userptr_is_in_the_index_for_as_long_as_the_gpu_may_see_its_pages() {
     assert_eq!(program.mm.len(), 0);
 }
 
+/// Pages that let go of what was made with their address space, as a driver's may.
+struct Pages(Mm, Arc<Space>);
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        drop(self.0.register::<()>(0x8000..0x9000, self.1.clone()));
+    }
+}
+
+#[test]
+fn h13_pages_that_go_with_their_userptr_are_dropped_without_locks() {
+    let program = manual();
+    let userptr = program.mm.register(0x1000..0x2000, program.space.clone()).unwrap();
+    let job = userptr.start_pin(Deadline::never(), &Interrupt::none()).unwrap();
+    job.install(Pages(program.mm.clone(), program.space.clone())).unwrap();
+    drop(userptr);
+    program.reaper.flush();
+    assert_eq!(program.mm.len(), 0);
+}
+
 #[derive(Default)]
 struct CountingSource {
     attached: AtomicUsize,

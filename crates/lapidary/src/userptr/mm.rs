@@ -155,23 +155,29 @@ impl Mm {
         if range.is_empty() {
             return Err(WatchError::Empty(range.start, range.end));
         }
+        // Goes after the lock if the range is refused: what it refers to is the user's.
+        let shared = Arc::new(Shared::new(range.clone(), user));
+        let node: Arc<dyn Node> = shared.clone();
         let mut count = self.0.registration.lock();
         if *count == 0 {
             self.0.source.attach(self.downgrade())?;
         }
-        let shared = Arc::new(Shared::new(range.clone(), user));
-        let node: Arc<dyn Node> = shared.clone();
-        let Some(id) = self.0.notifier.write().insert(range.clone(), node) else {
-            return Err(WatchError::Empty(range.start, range.end));
+        let inserted = self.0.notifier.write().insert(range.clone(), node);
+        let watched = match inserted {
+            Some(id) => self.0.source.watch(range).map(|()| id),
+            None => Err(WatchError::Empty(range.start, range.end)),
         };
-        if let Err(error) = self.0.source.watch(range) {
-            let node = self.0.notifier.write().index.remove(id);
-            drop(node);
-            if *count == 0 {
-                self.0.source.detach();
+        let id = match watched {
+            Ok(id) => id,
+            Err(error) => {
+                let node = inserted.and_then(|id| self.0.notifier.write().index.remove(id));
+                drop(node);
+                if *count == 0 {
+                    self.0.source.detach();
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         *count += 1;
         Ok(Userptr::new(shared, self.clone(), id))
     }
@@ -181,6 +187,9 @@ impl Mm {
     ///
     /// # Errors
     /// [`WouldBlock`] if it would have to wait but may not.
+    ///
+    /// # Panics
+    /// As [`begin_invalidation`](Self::begin_invalidation).
     pub fn invalidate(&self, range: Range<u64>, blocking: Blocking) -> Result<usize, WouldBlock> {
         Ok(self.begin_invalidation(range, blocking)?.visited())
     }
@@ -192,6 +201,9 @@ impl Mm {
     ///
     /// # Errors
     /// [`WouldBlock`] if it would have to wait, or pages are held, but it may not wait. Nothing has changed then.
+    ///
+    /// # Panics
+    /// In debug builds, if it may wait, in a [signalling section](crate::fence::signalling()).
     pub fn begin_invalidation(
         &self,
         range: Range<u64>,
@@ -254,15 +266,15 @@ impl Mm {
     /// Takes a userptr out that nothing uses any more. Runs on the reaper.
     pub(super) fn unregister(&self, id: IntervalId, range: Range<u64>) {
         let mut count = self.0.registration.lock();
-        let node = self.0.notifier.write().index.remove(id);
-        if node.is_none() {
-            return;
-        }
+        let Some(node) = self.0.notifier.write().index.remove(id) else { return };
         self.0.source.unwatch(range);
         *count -= 1;
         if *count == 0 {
             self.0.source.detach();
         }
+        drop(count);
+        // Not under the lock: the pages may be anything.
+        drop(node);
     }
 }
 
