@@ -571,6 +571,28 @@ fn a_fence_can_be_awaited() {
     assert_eq!(future.as_mut().poll(&mut context), Poll::Ready(Err(FenceError::TimedOut)));
 }
 
+#[test]
+fn h19_wakers_are_dropped_without_locks() {
+    /// A task whose end signals the fence it waits for.
+    struct Task(Mutex<Option<Signaller>>);
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for Task {
+        fn drop(&mut self) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+    let (fence, signaller) = fence();
+    let mut future = pin!(async { fence.clone().await });
+    let task = Waker::from(Arc::new(Task(Mutex::new(Some(signaller)))));
+    assert_eq!(future.as_mut().poll(&mut Context::from_waker(&task)), Poll::Pending);
+    // The future moves to another task, and with it goes the first.
+    drop(task);
+    let other = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(other, Poll::Ready(Err(FenceError::Cancelled)));
+}
+
 /// Producers, waiters of all kinds and people who change their minds, all at once: everybody returns.
 #[test]
 fn h19_h23_many_threads_agree_on_what_has_signalled() {

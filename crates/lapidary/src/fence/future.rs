@@ -22,7 +22,8 @@ pub struct FenceFuture {
 #[derive(Debug)]
 struct Waiting {
     id: CallbackId,
-    waker: Arc<Mutex<Waker>>,
+    /// Empty once it was woken. Wakers are foreign code: none is cloned, dropped or woken under the lock.
+    waker: Arc<Mutex<Option<Waker>>>,
 }
 
 impl IntoFuture for Fence {
@@ -39,13 +40,19 @@ impl Future for FenceFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &self.waiting {
-            Some(waiting) => waiting.waker.lock().clone_from(cx.waker()),
+            Some(waiting) => {
+                let waker = cx.waker().clone();
+                let replaced = waiting.waker.lock().replace(waker);
+                drop(replaced);
+            }
             None => {
-                let waker = Arc::new(Mutex::new(cx.waker().clone()));
+                let waker = Arc::new(Mutex::new(Some(cx.waker().clone())));
                 let wake = waker.clone();
                 let id = self.fence.add_callback(move |_| {
-                    let waker = wake.lock().clone();
-                    waker.wake();
+                    let waker = wake.lock().take();
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
                 });
                 self.waiting = id.ok().map(|id| Waiting { id, waker });
             }
