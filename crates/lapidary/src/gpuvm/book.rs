@@ -99,6 +99,8 @@ pub(super) struct Book<T: VmTypes> {
     limit: u32,
     /// Bytes that somebody was charged for the store's memory.
     charged: usize,
+    /// Whether the address space has ended: nothing is written any more.
+    closed: bool,
 }
 
 impl<T: VmTypes> Book<T> {
@@ -112,7 +114,13 @@ impl<T: VmTypes> Book<T> {
             external: Vec::new(),
             limit,
             charged: 0,
+            closed: false,
         }
+    }
+
+    /// The book of an address space that has ended: empty for good. Ties of before name slots that it does not have.
+    pub(super) fn closed() -> Self {
+        Book { closed: true, ..Book::new(0) }
     }
 
     // ---- looking ----
@@ -331,6 +339,9 @@ impl<T: VmTypes> Book<T> {
         object: ObjectId,
         make: impl FnOnce(u32) -> VmBo<T>,
     ) -> Result<VmBo<T>, VmError> {
+        if self.closed {
+            return Err(VmError::Closed);
+        }
         let no_memory = |_| VmError::OutOfMemory;
         self.by_object.try_reserve(1).map_err(no_memory)?;
         // Every slot may come to be listed as external, which must not fail then.

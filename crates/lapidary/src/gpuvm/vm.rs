@@ -174,7 +174,7 @@ impl<T: VmTypes> GpuVm<T> {
     /// Takes the book's lock, so it can't be called from within [`Steps`] or with a [`VmRead`] held.
     ///
     /// # Errors
-    /// [`VmError::OutOfMemory`].
+    /// [`VmError::OutOfMemory`], [`VmError::Closed`].
     pub fn obtain(&self, object: &T::Object) -> Result<VmBo<T>, VmError> {
         let vm = self.inner();
         let id = T::id(object);
@@ -247,7 +247,7 @@ impl<T: VmTypes> VmInner<T> {
         }
         drop(steps);
         // Only now, with entries and translations gone, may the objects go, and not under the book's lock.
-        let book = std::mem::replace(&mut *self.book.write(), Book::new(0));
+        let book = std::mem::replace(&mut *self.book.write(), Book::closed());
         T::credit(&self.space, book.charged());
         drop(book);
         let evicted = std::mem::take(&mut *self.evicted.lock());

@@ -255,6 +255,18 @@ fn h26_a_closed_address_space_refuses_and_closing_twice_is_fine() {
 }
 
 #[test]
+fn h26_ties_that_outlive_a_closed_address_space_are_the_last() {
+    let fixture = mapped_fixture();
+    let (old, new) = (fixture.local(), fixture.local());
+    let tie = fixture.vm.obtain(&old).unwrap();
+    fixture.vm.close();
+    assert!(matches!(fixture.vm.obtain(&new), Err(VmError::Closed)));
+    assert!(fixture.vm.find(&old).is_none());
+    drop(tie);
+    assert_eq!((Arc::strong_count(&old), Arc::strong_count(&new)), (1, 1));
+}
+
+#[test]
 fn h26_closing_is_possible_while_its_reservation_is_held() {
     let fixture = mapped_fixture();
     let reservation = fixture.vm.reservation().clone();
