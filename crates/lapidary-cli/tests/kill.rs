@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ struct Served {
 
 impl Served {
     fn start(folder: &Path) -> Self {
+        count_panics();
         std::fs::write(folder.join("liblapidary_preload.so"), PRELOAD).expect("a writable folder");
         let config = DeviceConfig { vram_size: VRAM, check_tlb: true, ..DeviceConfig::default() };
         let server = Server::start(config, folder).expect("the device starts");
@@ -73,6 +75,18 @@ impl Served {
     }
 }
 
+/// Counts panics of any thread; those of a test end it anyway.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            report(info);
+        }));
+    });
+}
+
 /// A simple generator is random enough for moments of death, and repeats.
 fn next(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -88,12 +102,26 @@ fn life(state: &mut u64) -> Duration {
 }
 
 #[test]
+fn a_device_that_ends_while_clients_are_at_work_leaves_nothing_of_theirs() {
+    let mut random = 0xd1b5_4a32_d192_ed03;
+    for number in 0..8 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let served = Served::start(folder.path());
+        let meets = [0, 1].map(|pair| folder.path().join(format!("pair-{pair}")));
+        let clients: Vec<Child> =
+            meets.iter().flat_map(|meet| served.pair(number, meet, VICTIM_BYTES, Stdio::null)).collect();
+        std::thread::sleep(life(&mut random));
+        let last = served.server.shutdown();
+        assert_eq!(last.live, Default::default(), "the shutdown left something behind");
+        assert_eq!(last.gpu.stale_hits, 0, "a stale translation was used");
+        // One may still wait for a partner that gave up.
+        clients.into_iter().for_each(kill);
+    }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "a thread of the device panicked");
+}
+
+#[test]
 fn clients_killed_at_any_moment_harm_nobody_and_leak_nothing() {
-    let report_panic = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        PANICS.fetch_add(1, Ordering::Relaxed);
-        report_panic(info);
-    }));
     let folder = tempfile::tempdir().expect("a folder");
     let served = Served::start(folder.path());
     let mut random = 0x9e37_79b9_7f4a_7c15;
