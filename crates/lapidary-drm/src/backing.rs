@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use lapidary::fence::Interrupt;
 use lapidary_gpu::memory::{HostMemory, MemoryError, SharedRegion};
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -148,12 +149,20 @@ impl ClientRange {
     /// `len` bytes from client address `start` on.
     ///
     /// # Errors
-    /// `EFAULT` if a page of it can't be read now. Touches each page once, which brings it in.
-    pub fn new(memory: Arc<ClientMemory>, start: u64, len: u64) -> Result<Self, Errno> {
+    /// `EFAULT` if a page of it can't be read now; `EINTR`. Touches each page once, which brings it in, and may take long.
+    pub fn new(
+        memory: Arc<ClientMemory>,
+        start: u64,
+        len: u64,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Errno> {
         const PAGE: u64 = 4096;
         let end = start.checked_add(len).ok_or(Errno::FAULT)?;
         let mut page = start;
         while page < end {
+            if interrupt.is_raised() {
+                return Err(Errno::INTR);
+            }
             memory.read_pod::<u8>(page)?;
             page = (page / PAGE + 1) * PAGE;
         }

@@ -112,9 +112,8 @@ fn look_up(request: &XeRequest<'_, '_>, vm: &Vm, op: &CheckedOp) -> Result<Op, E
         }
         CheckedOp::MapNull { range, attributes } => Op::MapNull { range, tag: tag(attributes) },
         CheckedOp::MapHost { address, range, attributes } => {
-            let process = request.call.process();
-            let pages =
-                ClientPages::new(request.file.driver(), process, address, range.len(), vm.reservation())?;
+            let driver = request.file.driver();
+            let pages = ClientPages::new(driver, request.call, address, range.len(), vm.reservation())?;
             Op::Map { object: Object::Client(pages), offset: 0, range, tag: tag(attributes) }
         }
         CheckedOp::Unmap { range } => Op::Unmap { range },

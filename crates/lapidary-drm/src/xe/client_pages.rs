@@ -22,7 +22,7 @@ use super::notifier::ClientUserptr;
 use crate::backing::ClientRange;
 use crate::core::Error;
 use crate::core::census::Live;
-use crate::transport::Process;
+use crate::transport::Call;
 
 /// Alignment of ranges in the window: that of the largest page-table leaf that client memory is mapped with.
 const ALIGNMENT: u64 = 64 << 10;
@@ -60,21 +60,26 @@ pub struct ClientPages {
 }
 
 impl ClientPages {
-    /// Gives `len` bytes at address `start` of `process`, both multiples of the page size, device addresses. Its users'
+    /// Gives `len` bytes at address `start` of the caller's memory, both multiples of the page size, device addresses. Its users'
     /// fences are kept in `reservation`, that of the address space it is mapped in.
     ///
     /// # Errors
-    /// `EFAULT` if a page can't be read now; `ENOMEM` if no device addresses are left.
+    /// `EFAULT` if a page can't be read now; `ENOMEM` if no device addresses are left, or for more than clients can have of
+    /// the machine's memory; `EINTR`.
     pub(super) fn new(
         driver: &XeDriver,
-        process: &Arc<Process>,
+        call: &Call<'_>,
         start: u64,
         len: u64,
         reservation: &Reservation,
     ) -> Result<Arc<Self>, Error> {
+        if len > driver.memory_usage().system_total {
+            return Err(Error::OutOfMemory("that much client memory"));
+        }
+        let process = call.process();
         // Registered before the GPU can reach it: an unmapping from here on waits for its users.
         let userptr = driver.notifiers().register(process, start..start.saturating_add(len), reservation)?;
-        let pages = Arc::new(ClientRange::new(Arc::clone(process.memory()), start, len)?);
+        let pages = Arc::new(ClientRange::new(Arc::clone(process.memory()), start, len, call.interrupt())?);
         let window = Arc::clone(driver.client_window());
         let none_left = Error::OutOfMemory("device addresses for client memory");
         let range = window.ranges.lock().allocate(len, ALIGNMENT).map_err(|_| none_left)?;

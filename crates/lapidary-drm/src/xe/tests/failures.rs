@@ -165,6 +165,8 @@ fn a_bind_array_with_an_error_in_it_leaves_everything_as_it_was() {
     assert_eq!(with(map(one, 3 * AT, SMALL), 5), Errno::NOENT, "no such queue");
     let host = uapi::VmBindOp { op: 2, obj_offset: 1 << 20, ..map(0, 3 * AT, SMALL) };
     assert_eq!(with(host, 0), Errno::FAULT, "no such client memory");
+    let endless = uapi::VmBindOp { op: 2, obj_offset: 1 << 20, ..map(0, 3 * AT, 1 << 46) };
+    assert_eq!(with(endless, 0), Errno::NOMEM, "more client memory than there is memory");
     // Both can't be in device memory at once.
     let error =
         client.bind(0, &[good[0], map(large, AT, 6 << 20), map(other, 8 * AT, 6 << 20)], &[signals(out)]);
