@@ -31,6 +31,21 @@ pub(super) fn write_argument<T: Pod>(ours: Command, theirs: Command, value: &T, 
     }
 }
 
+/// Has `work` do what `command` says on the structure in `bytes`. It goes back to the client only if that went well.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) fn with_argument<T: Pod>(
+    command: Command,
+    bytes: &mut [u8],
+    work: impl FnOnce(&mut T) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut value = read_argument(command, command, bytes);
+    work(&mut value)?;
+    write_argument(command, command, &value, bytes);
+    Ok(())
+}
+
 /// A zero-terminated text of the client's, its zero included at most `limit` bytes long.
 ///
 /// # Errors

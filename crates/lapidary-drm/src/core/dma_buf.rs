@@ -21,7 +21,7 @@ use lapidary::resv::{Reservation, Usage};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
-use super::argument::{read_argument, write_argument};
+use super::argument::with_argument;
 use super::buffer::Buffer;
 use super::census::{Kind, Live};
 use super::device::DrmDevice;
@@ -128,7 +128,7 @@ impl DmaBuf {
 
     /// Before the CPU touches the bytes, what the GPU does with them must be done. Afterwards there is nothing to
     /// do: both see the same bytes.
-    fn sync(&self, args: uapi::Sync, interrupt: &Interrupt) -> Result<(), Error> {
+    fn sync(&self, args: &uapi::Sync, interrupt: &Interrupt) -> Result<(), Error> {
         only_bits("flags", args.flags, uapi::SYNC_RW | uapi::SYNC_END)?;
         let usage = usage_to_wait_for(args.flags)?;
         if args.flags & uapi::SYNC_END != 0 {
@@ -151,7 +151,7 @@ impl DmaBuf {
         Ok(())
     }
 
-    fn import_sync_file(&self, call: &mut Call<'_>, args: uapi::ImportSyncFile) -> Result<(), Error> {
+    fn import_sync_file(&self, call: &mut Call<'_>, args: &uapi::ImportSyncFile) -> Result<(), Error> {
         only_bits("flags", args.flags, uapi::SYNC_RW)?;
         usage_to_wait_for(args.flags.into())?;
         let writes = u64::from(args.flags) & uapi::SYNC_WRITE != 0;
@@ -203,20 +203,19 @@ impl DmaBuf {
         Ok(Poll::Wait(waiter))
     }
 
-    fn run(&self, call: &mut Call<'_>, theirs: Command, bytes: &mut [u8]) -> Result<(), Error> {
-        match theirs {
-            uapi::IOCTL_SYNC => self.sync(read_argument(theirs, theirs, bytes), call.interrupt()),
+    fn run(&self, call: &mut Call<'_>, command: Command, bytes: &mut [u8]) -> Result<(), Error> {
+        match command {
+            uapi::IOCTL_SYNC => with_argument(command, bytes, |args| self.sync(args, call.interrupt())),
             uapi::SET_NAME_A | uapi::SET_NAME_B => {
                 let address = call.arg_value();
                 self.set_name(call, address)
             }
             uapi::IOCTL_EXPORT_SYNC_FILE => {
-                let mut args = read_argument(theirs, theirs, bytes);
-                self.export_sync_file(call, &mut args)?;
-                write_argument(theirs, theirs, &args, bytes);
-                Ok(())
+                with_argument(command, bytes, |args| self.export_sync_file(call, args))
             }
-            uapi::IOCTL_IMPORT_SYNC_FILE => self.import_sync_file(call, read_argument(theirs, theirs, bytes)),
+            uapi::IOCTL_IMPORT_SYNC_FILE => {
+                with_argument(command, bytes, |args| self.import_sync_file(call, args))
+            }
             _ => Err(Error::refused(Errno::NOTTY, "not a dma-buf's ioctl")),
         }
     }

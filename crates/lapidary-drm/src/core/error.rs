@@ -152,10 +152,19 @@ pub fn fence_errno(error: FenceError) -> Errno {
         FenceError::Cancelled => Errno::CANCELED,
         FenceError::TimedOut => Errno::TIME,
         FenceError::Fault => Errno::FAULT,
-        FenceError::Device | FenceError::Other(_) => Errno::IO,
+        FenceError::Device => Errno::IO,
         FenceError::DeviceLost => Errno::NODEV,
         FenceError::NoMemory => Errno::NOMEM,
+        // Drivers make these with `fence_error`.
+        FenceError::Other(number @ 1..4096) => Errno::from_raw_os_error(number.into()),
+        FenceError::Other(_) => Errno::IO,
     }
+}
+
+/// The failure of a fence that clients are told as `errno`, where none of the library's says it better.
+#[must_use]
+pub fn fence_error(errno: Errno) -> FenceError {
+    FenceError::Other(errno.raw_os_error().unsigned_abs() as u16)
 }
 
 /// Refuses a field that must be zero and isn't.

@@ -33,6 +33,7 @@ mod device;
 mod dma_buf;
 mod driver;
 mod error;
+mod fence_names;
 mod file;
 mod gem;
 mod info;
@@ -46,13 +47,15 @@ mod syncobj;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use argument::with_argument;
 pub use buffer::{Buffer, BufferId};
 pub use census::Census;
 pub use client::{ClientRecord, NodeName};
 pub use device::DrmDevice;
 pub use dma_buf::{DmaBuf, DmaBufId};
 pub use driver::{Driver, DriverInfo, Features, Memory, MmapRequest, Object, Opening};
-pub use error::{Error, fence_errno, must_be_zero, only_bits};
+pub use error::{Error, fence_errno, fence_error, must_be_zero, only_bits};
+pub use fence_names::NamedContext;
 pub use file::{ClientId, DrmFile, Node};
 pub use ioctl::{IoctlTable, Permit, Request};
 pub use sync_file::SyncFile;

@@ -6,23 +6,24 @@
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
-use lapidary::fence::{self, Fence, Timestamp};
+use lapidary::fence::{self, CallbackId, Fence, Timestamp};
+use parking_lot::Mutex;
 
-use super::argument::{read_argument, write_argument};
+use super::argument::with_argument;
 use super::census::{Kind, Live};
 use super::error::{Error, fence_errno, must_be_zero};
+use super::fence_names::FenceNames;
 use crate::transport::{Call, Errno, File, FileHandle};
 use crate::uapi::ioctl::Command;
 use crate::uapi::sync_file as uapi;
 
-/// What a fence's driver is called if nothing better is known.
-const DRIVER_NAME: &str = "lapidary";
-
 /// A fence with a descriptor.
 pub struct SyncFile {
     fence: Fence,
-    /// The name a merge gave it; otherwise it is called after its fence.
-    name: Option<[u8; uapi::NAME_LEN]>,
+    /// The name a merge gave it; without one it is called after its fence.
+    name: [u8; uapi::NAME_LEN],
+    /// What makes the descriptor readable.
+    callback: Mutex<Option<CallbackId>>,
     kind: Kind,
     _live: Live,
 }
@@ -31,7 +32,8 @@ impl SyncFile {
     /// A sync_file for `fence`, counted as one of `kind`.
     #[must_use]
     pub fn new(fence: Fence, kind: &Kind) -> Self {
-        Self { fence, name: None, kind: kind.clone(), _live: kind.enter() }
+        let (name, callback) = ([0; uapi::NAME_LEN], Mutex::default());
+        Self { fence, name, callback, kind: kind.clone(), _live: kind.enter() }
     }
 
     /// The sync_file behind a client's descriptor.
@@ -63,7 +65,7 @@ impl SyncFile {
         let both = fence::merge([self.fence.clone(), other.fence.clone()]);
         let mut merged = Self::new(both, &self.kind);
         args.name[uapi::NAME_LEN - 1] = 0;
-        merged.name = Some(args.name);
+        merged.name = args.name;
         args.fence = merged.install(call)?;
         Ok(())
     }
@@ -81,7 +83,7 @@ impl SyncFile {
             call.memory().write_array(args.sync_fence_info, &fences)?;
             args.status = overall_status(&fences);
         }
-        args.name = self.name.unwrap_or_else(|| name_after(&self.fence));
+        args.name = if self.name[0] == 0 { name_after(&self.fence) } else { self.name };
         args.num_fences = fences.len() as u32;
         Ok(())
     }
@@ -91,27 +93,17 @@ impl SyncFile {
         fence::unwrap(&self.fence).map(|fence| describe(&fence)).collect()
     }
 
-    fn set_deadline(&self, args: uapi::SetDeadline) -> Result<(), Error> {
+    fn set_deadline(&self, args: &uapi::SetDeadline) -> Result<(), Error> {
         must_be_zero("padding", args.pad)?;
         self.fence.set_deadline(Timestamp::from_nanos(args.deadline_ns));
         Ok(())
     }
 
-    fn run(&self, call: &mut Call<'_>, theirs: Command, bytes: &mut [u8]) -> Result<(), Error> {
-        match theirs {
-            uapi::IOC_MERGE => {
-                let mut args = read_argument(theirs, theirs, bytes);
-                self.merge(call, &mut args)?;
-                write_argument(theirs, theirs, &args, bytes);
-                Ok(())
-            }
-            uapi::IOC_FILE_INFO => {
-                let mut args = read_argument(theirs, theirs, bytes);
-                self.info(call, &mut args)?;
-                write_argument(theirs, theirs, &args, bytes);
-                Ok(())
-            }
-            uapi::IOC_SET_DEADLINE => self.set_deadline(read_argument(theirs, theirs, bytes)),
+    fn run(&self, call: &mut Call<'_>, command: Command, bytes: &mut [u8]) -> Result<(), Error> {
+        match command {
+            uapi::IOC_MERGE => with_argument(command, bytes, |args| self.merge(call, args)),
+            uapi::IOC_FILE_INFO => with_argument(command, bytes, |args| self.info(call, args)),
+            uapi::IOC_SET_DEADLINE => with_argument(command, bytes, |args| self.set_deadline(args)),
             _ => Err(Error::refused(Errno::NOTTY, "not a sync_file's ioctl")),
         }
     }
@@ -124,7 +116,17 @@ impl File for SyncFile {
 
     fn attached(&self, handle: &FileHandle) {
         let handle = handle.clone();
-        self.fence.on_signal(move |_| handle.set_readable());
+        match self.fence.add_callback(move |_| handle.set_readable()) {
+            Ok(id) => *self.callback.lock() = Some(id),
+            Err(set_readable) => set_readable(&self.fence),
+        }
+    }
+
+    /// The fence may live on, and others have descriptors of it: it keeps nothing of this one.
+    fn released(&self) {
+        if let Some(id) = self.callback.lock().take() {
+            self.fence.remove_callback(id);
+        }
     }
 
     fn ioctl(&self, call: &mut Call<'_>, cmd: u32, arg: &mut [u8]) -> Result<u32, Errno> {
@@ -153,9 +155,10 @@ fn overall_status(fences: &[uapi::FenceInfo]) -> i32 {
 }
 
 fn describe(fence: &Fence) -> uapi::FenceInfo {
+    let FenceNames { driver, timeline } = FenceNames::of(fence);
     uapi::FenceInfo {
-        obj_name: name_bytes(fence.timeline().map_or("", |timeline| timeline.name())),
-        driver_name: name_bytes(DRIVER_NAME),
+        obj_name: name_bytes(&timeline),
+        driver_name: name_bytes(&driver),
         status: status(fence),
         timestamp_ns: fence.timestamp().map_or(0, Timestamp::as_nanos),
         ..Zeroable::zeroed()
@@ -163,9 +166,8 @@ fn describe(fence: &Fence) -> uapi::FenceInfo {
 }
 
 fn name_after(fence: &Fence) -> [u8; uapi::NAME_LEN] {
-    let timeline = fence.timeline().map_or("", |timeline| timeline.name());
-    let (context, seqno) = (fence.context().get(), fence.seqno().get());
-    name_bytes(&format!("{DRIVER_NAME}-{timeline}{context}-{seqno}"))
+    let FenceNames { driver, timeline } = FenceNames::of(fence);
+    name_bytes(&format!("{driver}-{timeline}{}-{}", fence.context().get(), fence.seqno().get()))
 }
 
 /// A name cut to its field, with a zero at the end.
