@@ -6,6 +6,7 @@
 //! | [`uapi`] | structures and numbers that clients and drivers agree on, as plain data |
 //! | [`core`] | what every DRM driver shares: files, handles, syncobjs, sharing, the entry of ioctls |
 //! | [`xe`] | the driver for Intel's Xe2 GPUs |
+//! | [`sw_sync`] | software timelines, whose fences a program signals itself |
 //! | [`tree`] | the files by which programs discover the device |
 //! | [`backing`] | the bytes behind buffers |
 //! | [`server`], [`report`] | a device with its transport, and what it did |
@@ -16,6 +17,7 @@ pub mod backing;
 pub mod core;
 pub mod report;
 pub mod server;
+pub mod sw_sync;
 pub mod transport;
 pub mod tree;
 pub mod uapi;

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use crate::core::census::Census;
 use crate::core::{DrmDevice, Node};
 use crate::report::{ClientCounts, Report};
+use crate::sw_sync::{self, SwSync};
 use crate::transport::{Errno, File, Process, SOCKET_NAME, Service, Transport};
 use crate::tree::Tree;
 use crate::xe::{Profile, XeDriver};
@@ -96,8 +97,13 @@ impl Server {
         let driver = XeDriver::new(&config, &census)?;
         let device = DrmDevice::new(driver, &census);
         let tree = folder.join(TREE);
-        Tree::build(&tree, &[device.driver().card()], &[]).map_err(io::Error::other)?;
-        let nodes = Arc::new(Nodes { device, files: AtomicU64::new(0), processes_gone: AtomicU64::new(0) });
+        Tree::build(&tree, &[device.driver().card()], &sw_sync::nodes()).map_err(io::Error::other)?;
+        let nodes = Arc::new(Nodes {
+            device,
+            sw_sync: SwSync::new(&census),
+            files: AtomicU64::new(0),
+            processes_gone: AtomicU64::new(0),
+        });
         let transport = Transport::start(nodes.clone(), folder, &tree)?;
         Ok(Self { transport, nodes, started: Instant::now() })
     }
@@ -130,9 +136,10 @@ impl Server {
     }
 }
 
-/// The device's nodes, as paths that clients open.
+/// The nodes, as paths that clients open.
 struct Nodes {
     device: Arc<DrmDevice<XeDriver>>,
+    sw_sync: Arc<SwSync>,
     files: AtomicU64,
     processes_gone: AtomicU64,
 }
@@ -142,6 +149,7 @@ impl Service for Nodes {
         let node = match path {
             "/dev/dri/renderD128" => Node::Render,
             "/dev/dri/card0" => Node::Primary,
+            path if sw_sync::is_node(path) => return Ok(self.sw_sync.open(process)),
             _ => return Err(Errno::NOENT),
         };
         let file = self.device.open(process, node).map_err(|error| {

@@ -8,6 +8,7 @@
 //!            └ drm/card0/, drm/renderD128/           dev, uevent, links
 //!   TREE/sys/dev/char/226:0, sys/class/drm/card0     ─► sys/devices/…/drm/card0
 //!   TREE/sys/bus/pci/devices/0000:03:00.0            ─► sys/devices/…
+//!   TREE/dev/sw_sync, TREE/sys/kernel/debug/sync/…   stand-ins of other nodes
 //! ```
 //!
 //! The preload library leads programs here, and libc, udev and libdrm then walk real files and links. What is listed in a
@@ -72,15 +73,27 @@ pub struct PciFunction {
     pub class: u32,
 }
 
-/// A device node that is no card's, such as `/dev/sw_sync`.
+/// A file that is no card's and whose opens go to the server, such as `/dev/sw_sync`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Where programs see it.
     pub path: String,
-    /// Major device number.
-    pub major: u32,
-    /// Minor device number.
-    pub minor: u32,
+    /// What they take it for.
+    pub kind: NodeKind,
+}
+
+/// What a node shows as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A character device.
+    Device {
+        /// Major device number.
+        major: u32,
+        /// Minor device number.
+        minor: u32,
+    },
+    /// A regular file, as debugfs has them.
+    File,
 }
 
 /// The tree could not be built.
@@ -119,7 +132,7 @@ impl Tree {
         }
         for node in nodes {
             builder.own(&node.path)?;
-            builder.node(&node.path, node.major, node.minor)?;
+            builder.node(&node.path, node.kind)?;
         }
         builder.finish()
     }
@@ -139,9 +152,15 @@ impl Builder {
     /// What is the same whatever the cards.
     fn commons(&mut self) -> Result<(), TreeError> {
         // Real cards are hidden, and so is what real drivers say about themselves.
-        for path in
-            ["/dev/dri", "/sys/class/drm", "/sys/kernel/debug/dri", "/proc/sys/dev/xe", "/proc/sys/dev/i915"]
-        {
+        let hidden = [
+            "/dev/dri",
+            "/sys/class/drm",
+            "/sys/kernel/debug/dri",
+            "/sys/kernel/debug/sync",
+            "/proc/sys/dev/xe",
+            "/proc/sys/dev/i915",
+        ];
+        for path in hidden {
             self.own(path)?;
         }
         self.own(&format!("/sys/dev/char/{DRM_MAJOR}:*"))?;
@@ -198,7 +217,7 @@ impl Builder {
     fn minor(&mut self, card: &Card, device: &str, kind: &str, minor: u32) -> Result<(), TreeError> {
         let name = format!("{kind}{minor}");
         let node = format!("/dev/dri/{name}");
-        self.node(&node, DRM_MAJOR, minor)?;
+        self.node(&node, NodeKind::Device { major: DRM_MAJOR, minor })?;
         if let Bus::Pci(function) = &card.bus {
             let role = if kind == "card" { "card" } else { "render" };
             self.link(&format!("/dev/dri/by-path/pci-{}-{role}", function.slot), &node)?;
@@ -222,8 +241,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Makes the stand-in of a device node.
-    fn node(&mut self, path: &str, major: u32, minor: u32) -> Result<(), TreeError> {
+    /// Makes the stand-in of a node.
+    fn node(&mut self, path: &str, kind: NodeKind) -> Result<(), TreeError> {
         let real = self.place(checked(path)?)?;
         if mknodat(CWD, &real, FileType::CharacterDevice, Mode::from_raw_mode(0o666), 0).is_err() {
             fs::write(&real, "").map_err(|source| TreeError::Io { path: real.clone(), source })?;
@@ -235,7 +254,12 @@ impl Builder {
         if !self.manifest.contains("device ") {
             let _ = writeln!(self.manifest, "device {}", metadata.dev());
         }
-        let _ = writeln!(self.manifest, "node {path} {major} {minor} {}", metadata.ino());
+        let _ = match kind {
+            NodeKind::Device { major, minor } => {
+                writeln!(self.manifest, "node {path} {major} {minor} {}", metadata.ino())
+            }
+            NodeKind::File => writeln!(self.manifest, "node {path} 0 0 {}", metadata.ino()),
+        };
         Ok(())
     }
 

@@ -19,13 +19,20 @@ const TEXT_BYTES: usize = 16 * 1024;
 /// Most entries of a kind.
 const ENTRIES: usize = 48;
 
-/// A device node of the tree.
+/// A node of the tree: a file that the server opens.
 #[derive(Clone, Copy)]
 pub(crate) struct Node {
     pub(crate) path: &'static [u8],
     pub(crate) major: u32,
     pub(crate) minor: u32,
     inode: u64,
+}
+
+impl Node {
+    /// What kind of file it shows as: the bits of `st_mode`.
+    pub(crate) fn file_type(&self) -> u32 {
+        if (self.major, self.minor) == (0, 0) { libc::S_IFREG } else { libc::S_IFCHR }
+    }
 }
 
 /// What the environment says.

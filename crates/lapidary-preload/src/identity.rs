@@ -79,8 +79,8 @@ impl Name {
         self.find().unwrap_or_default()
     }
 
-    /// The path of the device node, if the descriptor is one.
+    /// The path of the node, if the descriptor is one's.
     pub(crate) fn node_path(&self) -> Option<&[u8]> {
-        Some(self.text()).filter(|text| text.starts_with(b"/dev/"))
+        Some(self.text()).filter(|text| text.starts_with(b"/"))
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest: which paths the tree stands for, and which of its entries are device nodes.
+//! The manifest: which paths the tree stands for, and which of its entries are nodes: files that the server opens.
 //!
 //! A text file named [`FILE`] at the root of the tree. One entry per line, fields separated by single spaces:
 //!
@@ -6,7 +6,8 @@
 //! own PATH                 PATH and everything below it is the tree's, whether it exists there or not
 //! own PATH*                the same for everything that begins with PATH
 //! node PATH MAJOR MINOR INODE
-//!                          PATH is a device node; INODE is that of its stand-in
+//!                          opens of PATH go to the server; it shows as that device, or, if both numbers are 0, as a
+//!                          regular file; INODE is that of its stand-in
 //! device NUMBER            st_dev of the stand-ins
 //! ```
 
@@ -18,11 +19,11 @@ pub const FILE: &str = "manifest";
 pub enum Entry<'a> {
     /// Paths that are the tree's.
     Own(Prefix<'a>),
-    /// A device node.
+    /// A node.
     Node {
         /// Where programs see it.
         path: &'a [u8],
-        /// Major device number.
+        /// Major device number; 0 with minor 0 for a regular file.
         major: u32,
         /// Minor device number.
         minor: u32,

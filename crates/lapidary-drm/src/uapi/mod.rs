@@ -10,4 +10,5 @@
 pub mod dma_buf;
 pub mod drm;
 pub mod ioctl;
+pub mod sw_sync;
 pub mod sync_file;

@@ -1,4 +1,4 @@
-//! What files are: the stand-ins of device nodes, and descriptors of the device, show as character devices.
+//! What files are: the stand-ins of nodes, and descriptors of the device, show as what they stand for.
 
 use std::ffi::{c_char, c_int, c_uint};
 use std::mem::MaybeUninit;
@@ -92,7 +92,7 @@ unsafe fn stat_fd(fd: c_int, stat: *mut Stat) -> c_int {
 fn show_node(stat: &mut Stat) {
     let node = config::get().and_then(|config| config.node_of(stat.st_dev, stat.st_ino));
     let Some(node) = node else { return };
-    stat.st_mode = libc::S_IFCHR | (stat.st_mode & 0o7777);
+    stat.st_mode = node.file_type() | (stat.st_mode & 0o7777);
     stat.st_rdev = libc::makedev(node.major, node.minor);
     stat.st_size = 0;
     stat.st_blocks = 0;
@@ -134,7 +134,7 @@ fn show_node_x(out: &mut libc::statx) {
     let device = libc::makedev(out.stx_dev_major, out.stx_dev_minor);
     let node = config::get().and_then(|config| config.node_of(device, out.stx_ino));
     let Some(node) = node else { return };
-    out.stx_mode = libc::S_IFCHR as u16 | (out.stx_mode & 0o7777);
+    out.stx_mode = node.file_type() as u16 | (out.stx_mode & 0o7777);
     (out.stx_rdev_major, out.stx_rdev_minor) = (node.major, node.minor);
     (out.stx_size, out.stx_blocks) = (0, 0);
 }
