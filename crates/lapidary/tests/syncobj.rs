@@ -197,6 +197,37 @@ fn a_wait_ends_by_deadline_or_interrupt() {
 }
 
 #[test]
+fn a_deadline_hint_reaches_the_fences_of_a_wait_when_they_are_there() {
+    let (there, later) = (Syncobj::new(false), Syncobj::new(false));
+    let hinted = || {
+        let (fence, signaller) = fence();
+        let hint = Arc::new(AtomicUsize::new(0));
+        let seen = hint.clone();
+        signaller.on_deadline(move |time| seen.store(time.as_nanos() as usize, Ordering::SeqCst));
+        (fence, signaller, hint)
+    };
+    let flags = |time| WaitFlags { all: true, deadline: Some(Timestamp::from_nanos(time)), ..FOR_SUBMIT };
+    let (first, signal_first, first_hint) = hinted();
+    let (second, signal_second, second_hint) = hinted();
+    there.replace_fence(Some(first));
+    // Who only looks leaves its hint.
+    assert_eq!(poll(&there, 0, flags(20)), Err(SyncobjError::TimedOut));
+    assert_eq!(first_hint.load(Ordering::SeqCst), 20);
+    let points = [(there, 0), (later.clone(), 0)];
+    thread::scope(|scope| {
+        let waiter = scope
+            .spawn(|| syncobj::wait(&points, flags(10), Deadline::never(), &Interrupt::none()).map(drop));
+        later.replace_fence(Some(second));
+        while first_hint.load(Ordering::SeqCst) != 10 || second_hint.load(Ordering::SeqCst) != 10 {
+            thread::yield_now();
+        }
+        signal_first.signal();
+        signal_second.signal();
+        assert_eq!(waiter.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
 fn a_transfer_takes_what_the_source_stands_for_now() {
     let (source, binary, timeline) = (Syncobj::new(false), Syncobj::new(false), Syncobj::new(false));
     assert_eq!(binary.transfer(0, &source, 3), Err(SyncobjError::NotSubmitted(3)));

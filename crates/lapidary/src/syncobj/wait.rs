@@ -57,6 +57,10 @@ pub fn wait(
     if let Some(first) = progress(&waited, flags) {
         return Ok(first);
     }
+    // Also for who only looks: it may come back later.
+    if let Some(hint) = flags.deadline {
+        waited.iter().filter_map(Waited::fence).for_each(|fence| fence.set_deadline(hint));
+    }
     if deadline.is_poll() {
         return Err(SyncobjError::TimedOut);
     }
@@ -80,7 +84,7 @@ pub(super) fn for_submit(
     fence::assert_may_block("syncobj wait");
     let parker = Parker::current();
     let slot = Slot::default();
-    let _listening = Listening::begin(syncobj, point, &slot, &parker);
+    let _listening = Listening::begin(syncobj, point, &slot, &parker, None);
     Ok(park_until(&parker, deadline, interrupt, || slot.get().cloned())?)
 }
 
@@ -133,7 +137,9 @@ fn sleep(
     let _listening: Vec<Listening<'_>> = waited
         .iter()
         .filter(|waited| waited.fence().is_none())
-        .filter_map(|waited| Listening::begin(waited.syncobj, waited.point, &waited.slot, &parker))
+        .filter_map(|waited| {
+            Listening::begin(waited.syncobj, waited.point, &waited.slot, &parker, flags.deadline)
+        })
         .collect();
     // Fences are waited for from when they are known.
     let mut wakes: Vec<Option<Wakes<'_>>> = waited.iter().map(|_| None).collect();
@@ -143,9 +149,6 @@ fn sleep(
                 continue;
             }
             if let Some(fence) = waited.fence() {
-                if let Some(deadline) = flags.deadline {
-                    fence.set_deadline(deadline);
-                }
                 *wake = Some(Wakes::register(std::slice::from_ref(fence), &parker));
             }
         }
@@ -161,10 +164,20 @@ struct Listening<'a> {
 }
 
 impl<'a> Listening<'a> {
-    /// Has the fence put into `slot` when it is submitted; now, and without an answer, if it is there.
-    fn begin(syncobj: &'a Syncobj, point: u64, slot: &Slot, parker: &Arc<Parker>) -> Option<Self> {
+    /// Has the fence put into `slot` when it is submitted, and given the deadline `hint`; now, and without an answer, if it
+    /// is there.
+    fn begin(
+        syncobj: &'a Syncobj,
+        point: u64,
+        slot: &Slot,
+        parker: &Arc<Parker>,
+        hint: Option<Timestamp>,
+    ) -> Option<Self> {
         let (arrived, parker) = (slot.clone(), parker.clone());
-        let submitted = move |fence| {
+        let submitted = move |fence: Fence| {
+            if let Some(hint) = hint {
+                fence.set_deadline(hint);
+            }
             // Each slot is filled by one listener, once.
             let _ = arrived.set(fence);
             parker.unpark();

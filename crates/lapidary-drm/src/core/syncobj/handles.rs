@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use lapidary::syncobj::SyncobjError;
+
 use super::{SyncobjRef, with_feature};
 use crate::core::census::Live;
 use crate::core::driver::{Driver, Features};
@@ -80,7 +82,8 @@ fn handle_to_fd<D: Driver>(
     let file = request.file;
     let kinds = file.device().kinds();
     if args.flags & drm::SYNCOBJ_FD_SYNC_FILE != 0 {
-        let fence = file.syncobjs().find_fence(args.handle, point, 0, request.call.interrupt())?;
+        let fence = file.syncobjs().get(args.handle)?.find_fence(point);
+        let fence = fence.ok_or(SyncobjError::NotSubmitted(point))?;
         args.fd = SyncFile::new(fence, &kinds.sync_files).install(request.call)?;
         return Ok(());
     }

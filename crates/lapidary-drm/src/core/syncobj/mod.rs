@@ -18,22 +18,18 @@ mod wait;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use lapidary::fence::{Deadline, Fence, Interrupt};
 use lapidary::gem::{Handle, HandleMap};
-use lapidary::syncobj::{Syncobj, SyncobjError};
+use lapidary::syncobj::Syncobj;
 use parking_lot::Mutex;
 
 use super::census::{Kind, Live};
 use super::driver::{Driver, Features};
-use super::error::{Error, only_bits};
+use super::error::Error;
 use super::ioctl::{IoctlTable, Request};
 use crate::transport::Errno;
-use crate::uapi::drm;
 
 /// Most syncobjs in one command: what a kernel's largest allocation holds pointers for.
 const MAX_ARRAY: u32 = 1 << 19;
-/// How long a fence that isn't there yet is waited for where the client gives no time: 5 seconds.
-const SUBMIT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A syncobj that clients know, counted as long as any of them does.
 #[derive(Clone)]
@@ -109,28 +105,6 @@ impl SyncobjTable {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The fence that is in a syncobj now, or at `point` of a timeline. With `SYNCOBJ_WAIT_FOR_SUBMIT` in `flags`, one
-    /// that isn't there yet is waited for, for 5 seconds at most.
-    ///
-    /// # Errors
-    /// `ENOENT` without such a handle, `EINVAL` for other flags and without a fence, `ETIME`, `EINTR`.
-    pub fn find_fence(
-        &self,
-        handle: u32,
-        point: u64,
-        flags: u32,
-        interrupt: &Interrupt,
-    ) -> Result<Fence, Error> {
-        only_bits("flags", flags, drm::SYNCOBJ_WAIT_FOR_SUBMIT)?;
-        let syncobj = self.get(handle)?;
-        if flags & drm::SYNCOBJ_WAIT_FOR_SUBMIT != 0 {
-            let deadline = Deadline::after(SUBMIT_TIMEOUT);
-            return Ok(syncobj.wait_fence(point, deadline, interrupt)?);
-        }
-        let fence = syncobj.find_fence(point);
-        Ok(fence.ok_or(SyncobjError::NotSubmitted(point))?)
     }
 
     /// Takes all handles back, and gives no more.

@@ -1,12 +1,17 @@
 //! RESET, SIGNAL, TIMELINE_SIGNAL, QUERY and TRANSFER: what is in syncobjs, without waiting for it.
 
-use lapidary::fence;
+use std::time::Duration;
+
+use lapidary::fence::Deadline;
 
 use super::{SyncobjRef, read_handles, read_points, with_feature};
 use crate::core::driver::{Driver, Features};
 use crate::core::error::{Error, must_be_zero, only_bits};
 use crate::core::ioctl::{IoctlTable, Permit, Request};
 use crate::uapi::drm;
+
+/// How long a fence that isn't there yet is waited for where the client gives no time.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
     let binary = Features::SYNCOBJ;
@@ -87,20 +92,20 @@ fn query<D: Driver>(
     Ok(request.call.memory().write_array(args.points, &points)?)
 }
 
-/// Point 0, on either side, is a binary syncobj's one fence.
+/// Point 0, on either side, is a binary syncobj's one fence. One that isn't there yet is waited for, if asked, for a
+/// limited time.
 fn transfer<D: Driver>(
     request: &mut Request<'_, '_, D>,
     args: &mut drm::SyncobjTransfer,
 ) -> Result<(), Error> {
     must_be_zero("padding", args.pad)?;
+    only_bits("flags", args.flags, drm::SYNCOBJ_WAIT_FOR_SUBMIT)?;
     let table = request.file.syncobjs();
-    let target = table.get(args.dst_handle)?;
-    let fence = table.find_fence(args.src_handle, args.src_point, args.flags, request.call.interrupt())?;
-    if args.dst_point == 0 {
-        target.replace_fence(Some(fence));
-    } else {
-        // The source may be a chain, which can't be a link of another.
-        target.add_point(fence::merge([fence]), args.dst_point);
+    let (target, source) = (table.get(args.dst_handle)?, table.get(args.src_handle)?);
+    if args.flags & drm::SYNCOBJ_WAIT_FOR_SUBMIT == 0 {
+        return Ok(target.transfer(args.dst_point, &source, args.src_point)?);
     }
-    Ok(())
+    let deadline = Deadline::after(SUBMIT_TIMEOUT);
+    let interrupt = request.call.interrupt();
+    Ok(target.transfer_when_submitted(args.dst_point, &source, args.src_point, deadline, interrupt)?)
 }

@@ -233,6 +233,36 @@ fn a_sync_file_carries_the_fence_that_was_there_then() {
 }
 
 #[test]
+fn a_point_leaves_as_a_sync_file_and_comes_in_as_one() {
+    let mut bench = Bench::new();
+    let file = bench.file();
+    let (timeline, binary) = (bench.syncobj(&file, 0), bench.syncobj(&file, 0));
+    let (first, _second) = (bench.attach(&file, timeline, 1), bench.attach(&file, timeline, 2));
+    let both = drm::SYNCOBJ_FD_SYNC_FILE | drm::SYNCOBJ_FD_TIMELINE;
+    assert_eq!(bench.handle_to_fd(&file, timeline, both, 3), Err(Errno::INVAL), "not submitted");
+    assert_eq!(bench.handle_to_fd(&file, 0, both, 1), Err(Errno::NOENT));
+    let point = bench.handle_to_fd(&file, timeline, both, 1).unwrap();
+    let head = bench.handle_to_fd(&file, timeline, drm::SYNCOBJ_FD_SYNC_FILE, 1).unwrap();
+    first.signal();
+    for (fd, done) in [(point, true), (head, false)] {
+        bench.fd_to_handle(&file, from_fd(fd, drm::SYNCOBJ_FD_SYNC_FILE, binary)).unwrap();
+        assert_eq!(
+            bench.wait(&file, &[binary], 0, 0).is_ok(),
+            done,
+            "without the flag, the point doesn't count"
+        );
+    }
+    // Behind what is there, whatever its number.
+    let target = bench.syncobj(&file, 0);
+    for point in [5, 3] {
+        bench.fd_to_handle(&file, drm::SyncobjHandle { point, ..from_fd(head, both, target) }).unwrap();
+    }
+    assert_eq!(bench.query(&file, target, drm::SYNCOBJ_QUERY_LAST_SUBMITTED), 5);
+    assert_eq!(bench.wait_points(&file, target, 3, 0), Err(Errno::TIME));
+    assert_eq!(bench.fd_to_handle(&file, from_fd(head, both, 0)), Err(Errno::NOENT));
+}
+
+#[test]
 fn a_timeline_tells_signalled_from_submitted() {
     let mut bench = Bench::new();
     let file = bench.file();
@@ -271,6 +301,54 @@ fn transfer_copies_between_binary_and_timeline() {
     assert_eq!(transfer(drm::SyncobjTransfer { src_handle: timeline, ..both }), Err(Errno::INVAL), "empty");
     assert_eq!(transfer(both), Ok(()));
     assert_eq!(bench.query(&file, timeline, 0), 5);
+}
+
+#[test]
+fn transfer_waits_if_asked_for_what_is_not_there_until_the_callers_interrupt() {
+    let mut bench = Bench::new();
+    let file = bench.file();
+    let (source, target) = (bench.syncobj(&file, 0), bench.syncobj(&file, 0));
+    let args = drm::SyncobjTransfer {
+        src_handle: source,
+        dst_handle: target,
+        src_point: 1,
+        dst_point: 0,
+        flags: FOR_SUBMIT,
+        pad: 0,
+    };
+    let transfer = |bench: &mut Bench, args| bench.run(&file, drm::IOCTL_SYNCOBJ_TRANSFER, args).map(drop);
+    let submitting = file.0.syncobjs().get(source).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| submitting.signal_point(1));
+        assert_eq!(transfer(&mut bench, args), Ok(()));
+    });
+    bench.client.call(0, |call| call.interrupt().raise());
+    let next = drm::SyncobjTransfer { src_point: 2, ..args };
+    assert_eq!(transfer(&mut bench, next), Err(Errno::INTR));
+    assert_eq!(bench.wait(&file, &[target], 0, 0), Ok(0), "as it was");
+}
+
+#[test]
+fn a_wait_tells_the_fences_by_when_it_wants_them() {
+    let mut bench = Bench::new();
+    let file = bench.file();
+    let handle = bench.syncobj(&file, 0);
+    let signaller = bench.attach(&file, handle, 0);
+    let hint = Arc::new(AtomicU64::new(0));
+    let seen = hint.clone();
+    signaller.on_deadline(move |time| seen.store(time.as_nanos(), Ordering::SeqCst));
+    let args = drm::SyncobjWait {
+        handles: std::ptr::from_ref(&handle) as u64,
+        count_handles: 1,
+        deadline_nsec: 9,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let mut wait =
+        |flags| bench.run(&file, drm::IOCTL_SYNCOBJ_WAIT, drm::SyncobjWait { flags, ..args }).err();
+    assert_eq!(wait(0), Some(Errno::TIME));
+    assert_eq!(hint.load(Ordering::SeqCst), 0, "the field counts with its flag alone");
+    assert_eq!(wait(drm::SYNCOBJ_WAIT_DEADLINE), Some(Errno::TIME));
+    assert_eq!(hint.load(Ordering::SeqCst), 9);
 }
 
 #[test]
