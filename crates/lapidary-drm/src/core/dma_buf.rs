@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lapidary::fence::{self, Deadline, Fence, Interrupt};
 use lapidary::resv::{Reservation, Usage};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFlags, eventfd};
+use rustix::event::PollFlags;
 
 use super::argument::with_argument;
 use super::buffer::Buffer;
@@ -27,8 +27,9 @@ use super::census::{Kind, Live};
 use super::device::DrmDevice;
 use super::driver::{Driver, Memory, Object};
 use super::error::{Error, only_bits};
+use super::pollers::Pollers;
 use super::sync_file::SyncFile;
-use crate::transport::{Call, Errno, File, Poll};
+use crate::transport::{Call, Errno, File, Poll, Process};
 use crate::uapi::dma_buf as uapi;
 use crate::uapi::ioctl::Command;
 
@@ -42,6 +43,7 @@ pub struct DmaBuf {
     buffer: Arc<dyn Shared>,
     memory: Memory,
     name: Mutex<String>,
+    pollers: Pollers,
     sync_files: Kind,
     _live: Live,
 }
@@ -72,6 +74,7 @@ impl DmaBuf {
             memory,
             buffer: Arc::clone(buffer) as Arc<dyn Shared>,
             name: Mutex::default(),
+            pollers: Pollers::default(),
             sync_files: kinds.sync_files.clone(),
             _live: kinds.dma_bufs.enter(),
         })
@@ -181,26 +184,25 @@ fn usage_to_wait_for(flags: u64) -> Result<Usage, Error> {
 
 impl DmaBuf {
     /// Ready for reading means: for a reader, that is when the writers are done; for writing likewise. While nothing is
-    /// ready the answer is an eventfd that is signalled when the fences that are there now have.
-    fn poll_fences(&self, events: u32) -> Result<Poll, Errno> {
+    /// ready the answer is what to wait on.
+    fn poll_fences(&self, process: &Arc<Process>, events: u32) -> Result<Poll, Errno> {
         let directions = [(PollFlags::IN, false), (PollFlags::OUT, true)];
-        let asked =
-            directions.map(|(flag, write)| (u32::from(flag.bits()) & events, Usage::for_access(write)));
-        let asked = asked.into_iter().filter(|(event, _)| *event != 0);
-        let (ready, busy): (Vec<_>, Vec<_>) =
-            asked.partition(|(_, usage)| self.reservation().is_idle(*usage));
-        if busy.is_empty() || !ready.is_empty() {
-            return Ok(Poll::Ready(ready.iter().fold(0, |events, (event, _)| events | event)));
+        let asked = directions
+            .map(|(flag, write)| (u32::from(flag.bits()) & events, Usage::for_access(write)))
+            .into_iter()
+            .filter(|(event, _)| *event != 0);
+        // Readers wait for a part of what writers wait for: the first direction that is asked for is ready first.
+        let Some((_, first)) = asked.clone().next() else { return Ok(Poll::Ready(0)) };
+        loop {
+            let idle = |(event, usage): (u32, Usage)| self.reservation().is_idle(usage).then_some(event);
+            let ready = asked.clone().filter_map(idle).fold(0, |events, event| events | event);
+            if ready != 0 {
+                return Ok(Poll::Ready(ready));
+            }
+            if let Some(descriptor) = self.pollers.wait(process, self.reservation(), first)? {
+                return Ok(Poll::Wait(descriptor));
+            }
         }
-        let waiter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        for (_, usage) in busy {
-            let signalled = waiter.try_clone().map_err(|_| Errno::MFILE)?;
-            self.reservation().merged(usage).on_signal(move |_| {
-                // Full means: signalled already.
-                let _ = rustix::io::write(&signalled, &1_u64.to_ne_bytes());
-            });
-        }
-        Ok(Poll::Wait(waiter))
     }
 
     fn run(&self, call: &mut Call<'_>, command: Command, bytes: &mut [u8]) -> Result<(), Error> {
@@ -230,7 +232,7 @@ impl File for DmaBuf {
         })
     }
 
-    fn poll(&self, _: &mut Call<'_>, events: u32) -> Result<Poll, Errno> {
-        self.poll_fences(events)
+    fn poll(&self, call: &mut Call<'_>, events: u32) -> Result<Poll, Errno> {
+        self.poll_fences(call.process(), events)
     }
 }

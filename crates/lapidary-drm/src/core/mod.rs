@@ -41,6 +41,7 @@ mod ioctl;
 mod master;
 mod names;
 mod offsets;
+mod pollers;
 mod prime;
 mod sync_file;
 mod syncobj;

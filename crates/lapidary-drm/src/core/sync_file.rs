@@ -177,3 +177,25 @@ fn name_bytes(name: &str) -> [u8; uapi::NAME_LEN] {
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use lapidary::fence::Timeline;
+
+    use super::*;
+    use crate::core::Census;
+    use crate::transport::downcast;
+    use crate::transport::testing::TestClient;
+
+    #[test]
+    fn a_descriptor_that_is_closed_leaves_nothing_with_its_fence() {
+        let (mut client, kind) = (TestClient::new(), Census::new().kind("sync files"));
+        let (fence, _signaller) = Timeline::new("t").next();
+        let fd = client.call(0, |call| SyncFile::new(fence.clone(), &kind).install(call)).unwrap();
+        let file = client.call(0, |call| call.file_of(fd)).unwrap();
+        let file = downcast::<SyncFile>(file).ok().unwrap();
+        let callback = file.callback.lock().unwrap();
+        client.close(fd);
+        assert!(!fence.remove_callback(callback), "it was taken back");
+    }
+}

@@ -1,5 +1,6 @@
 //! The core's rules, seen by a client: a small driver over memfds, and a [`TestClient`] that calls its files.
 
+mod dma_bufs;
 mod prime;
 mod races;
 mod surface;
