@@ -10,6 +10,8 @@
 //!
 //! Locks: the device's list of timelines, held for a lookup only, and each timeline's own (see there).
 
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 use std::collections::BTreeMap;

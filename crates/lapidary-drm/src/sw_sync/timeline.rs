@@ -129,8 +129,9 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+    use std::thread;
 
-    use lapidary::fence::merge;
+    use lapidary::fence::{Deadline, Interrupt, merge};
 
     use super::*;
 
@@ -251,5 +252,27 @@ mod tests {
         assert!(timeline.fence(MAX_POINTS as u32).is_ok(), "one that is there");
         timeline.advance(1);
         assert!(timeline.fence(one_more).is_ok());
+    }
+
+    /// Whoever sees a fence signalled sees all before it signalled, and what is created then.
+    #[test]
+    fn fences_signal_in_order_whoever_advances() {
+        const VALUES: u32 = 2_000;
+        let timeline = timeline();
+        let fences: Vec<Fence> = (1..=VALUES).map(|value| timeline.fence(value).unwrap()).collect();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..VALUES / 2).for_each(|_| timeline.advance(1)));
+            }
+            scope.spawn(|| {
+                for value in (1..=VALUES).step_by(41) {
+                    let (passed, _) = fences.split_at(value as usize);
+                    passed[passed.len() - 1].wait(Deadline::never(), &Interrupt::none()).unwrap();
+                    assert!(passed.iter().all(Fence::is_signalled));
+                    assert!(timeline.fence(value).unwrap().is_signalled());
+                }
+            });
+        });
+        assert!(!timeline.fence(VALUES + 1).unwrap().is_signalled());
     }
 }

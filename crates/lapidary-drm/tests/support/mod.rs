@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use lapidary::fence::{Deadline, Fence, FenceContext, Interrupt, Seqno};
+use lapidary_drm::sw_sync;
 use lapidary_drm::transport::{
     Call, Errno, File, FileHandle, Mmap, Poll, Process, Service, Transport, downcast,
 };
@@ -285,7 +286,7 @@ impl Bench {
                 class: 0x03_00_00,
             }),
         };
-        let tree = Tree::build(&folder.path().join("tree"), &[card], &[]).unwrap();
+        let tree = Tree::build(&folder.path().join("tree"), &[card], &sw_sync::nodes()).unwrap();
         let (sender, events) = channel();
         let service = TestService { next: AtomicU64::new(1), events: Mutex::new(sender) };
         let service = Arc::new(ServiceHandle(Arc::new(service)));

@@ -39,6 +39,7 @@ pub(crate) fn play(part: &str) {
         "foreign" => foreign(),
         "proc" => proc(),
         "node_stat" => node_stat(),
+        "file_node" => file_node(),
         "map_after_close" => map_after_close(),
         "close_is_prompt" => close_is_prompt(),
         "send_to_itself" => send_to_itself(),
@@ -506,6 +507,22 @@ fn node_stat() {
     let card = std::fs::metadata("/dev/dri/card0").unwrap();
     assert_eq!((card.rdev(), card.dev()), (libc::makedev(226, 0), by_path.dev()));
     assert_ne!(card.ino(), by_path.ino());
+}
+
+/// A node that shows as a regular file opens at the server like any other.
+fn file_node() {
+    let path = "/sys/kernel/debug/sync/sw_sync";
+    let node = File::options().read(true).write(true).open(path).unwrap();
+    assert!(node.metadata().unwrap().is_file());
+    let number = word(&node, command::NUMBER);
+    let link = format!("/proc/self/fd/{}", node.as_raw_fd());
+    assert_eq!(std::fs::read_link(&link).unwrap().to_str(), Some(path));
+    assert_ne!(word(&File::open(&link).unwrap(), command::NUMBER), number);
+    let folder = File::open("/sys/kernel/debug/sync").unwrap();
+    // SAFETY: the name is a C string.
+    let relative =
+        unsafe { OwnedFd::from_raw_fd(libc::openat(folder.as_raw_fd(), c"sw_sync".as_ptr(), libc::O_RDWR)) };
+    assert_ne!(word(&relative, command::NUMBER), number);
 }
 
 /// When `close` of the last copy returns, the file is released.

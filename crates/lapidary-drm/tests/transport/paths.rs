@@ -41,6 +41,19 @@ fn stat_tells_the_numbers() {
 }
 
 #[test]
+fn a_node_that_is_no_cards_shows_as_a_device_or_a_file() {
+    let bench = Bench::start();
+    assert_eq!(shell(&bench, "stat -c %t:%T:%F /dev/sw_sync"), "a:3f:character special file\n");
+    let debugfs = "/sys/kernel/debug/sync";
+    assert_eq!(shell(&bench, &format!("stat -c %t:%F {debugfs}/sw_sync")), "0:regular empty file\n");
+    assert_eq!(
+        shell(&bench, &format!("ls {debugfs}; test -r {debugfs}/sw_sync && echo yes")),
+        "sw_sync\nyes\n"
+    );
+    bench.play("file_node");
+}
+
+#[test]
 fn sysfs_says_what_libdrm_asks() {
     let bench = Bench::start();
     let device = "/sys/devices/pci0000:00/0000:03:00.0";
