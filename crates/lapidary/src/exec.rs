@@ -18,7 +18,7 @@
 //! // A set that grows: the closure runs again from its start after each back-off.
 //! let (mut exec, ()) = Exec::run(Duplicates::Allow, &Interrupt::none(), |exec| {
 //!     exec.lock(&a)?;
-//!     exec.lock(&b)?; // a victim to evict, say
+//!     exec.lock_owned(b.clone())?; // a victim to evict, say, that nobody else would keep
 //!     Ok::<_, ExecError>(())
 //! })?;
 //! assert!(exec.guard(&b).is_some());
@@ -28,15 +28,15 @@
 //! # Locking
 //!
 //! The thread must hold no reservation that this `Exec` did not lock, and must not be in a
-//! [signalling section](crate::fence::signalling()); debug builds panic, naming both places. An `Exec` keeps its reservations
-//! alive while they are locked. Looking up a guard takes one load of the reservation's word: no search, however many are
+//! [signalling section](crate::fence::signalling()); debug builds panic, naming both places. An `Exec` borrows its reservations,
+//! or holds references of those it was given. Looking up a guard takes one load of the reservation's word: no search, however many are
 //! locked.
 
 use thiserror::Error;
 
 use crate::{
     fence::{self, Interrupt},
-    resv::{Blocked, Reservation, ResvError, ResvGuard, Ticket, assert_none_held_besides},
+    resv::{Blocked, Reservation, ResvError, ResvGuard, ResvRef, Ticket, assert_none_held_besides},
 };
 
 /// What locking a reservation twice means.
@@ -74,24 +74,43 @@ impl From<ResvError> for ExecError {
     }
 }
 
+/// Guards that a set has room for once it has any: more than most operations use.
+const FIRST_GUARDS: usize = 16;
+
 /// A set of locked reservations, unlocked together when dropped.
 ///
 /// # Invariants
 /// A reservation is held by `ticket` exactly if its guard is in `guards`, at the reservation's slot.
 #[derive(Debug)]
-pub struct Exec {
+pub struct Exec<'r> {
     ticket: Ticket,
     duplicates: Duplicates,
     interrupt: Interrupt,
     /// In the order of locking; a hole is one that was unlocked again.
-    guards: Vec<Option<ResvGuard<'static>>>,
+    guards: Vec<Option<ResvGuard<'r>>>,
+    /// How many of `guards` are no holes.
+    held: usize,
     /// The reservation that could not be had, to be waited for after backing off.
-    contended: Option<Reservation>,
+    contended: Option<ResvRef<'r>>,
     /// The reservation locked first after backing off, until the closure comes to it.
     prelocked: Option<Reservation>,
 }
 
-impl Exec {
+impl<'r> Exec<'r> {
+    /// A set with nothing in it, for who deals with [`ExecError::Contended`] himself: by dropping it, with whatever it has
+    /// locked, and beginning anew. [`lock_all`](Self::lock_all) and [`run`](Self::run) do better.
+    pub fn new(duplicates: Duplicates, interrupt: &Interrupt) -> Self {
+        Self {
+            ticket: Ticket::draw(),
+            duplicates,
+            interrupt: interrupt.clone(),
+            guards: Vec::new(),
+            held: 0,
+            contended: None,
+            prelocked: None,
+        }
+    }
+
     /// Locks all of `reservations`, backing off and trying again as needed.
     ///
     /// # Errors
@@ -100,15 +119,18 @@ impl Exec {
     /// # Panics
     /// In debug builds, if the thread holds another reservation or is in a signalling section.
     #[track_caller]
-    pub fn lock_all<'r>(
+    pub fn lock_all(
         reservations: impl IntoIterator<Item = &'r Reservation> + Clone,
         duplicates: Duplicates,
         interrupt: &Interrupt,
     ) -> Result<Self, ExecError> {
-        let mut exec = Self::begin(duplicates, interrupt);
+        let mut exec = Self::new(duplicates, interrupt);
         loop {
             match exec.lock_each(reservations.clone()) {
-                Ok(()) => return Ok(exec.ended()),
+                Ok(()) => {
+                    exec.ended();
+                    return Ok(exec);
+                }
                 Err(ExecError::Contended) => exec.back_off()?,
                 Err(error) => return Err(error),
             }
@@ -130,12 +152,15 @@ impl Exec {
     pub fn run<T, E: From<ExecError>>(
         duplicates: Duplicates,
         interrupt: &Interrupt,
-        mut step: impl FnMut(&mut Exec) -> Result<T, E>,
+        mut step: impl FnMut(&mut Exec<'r>) -> Result<T, E>,
     ) -> Result<(Self, T), E> {
-        let mut exec = Self::begin(duplicates, interrupt);
+        let mut exec = Self::new(duplicates, interrupt);
         loop {
             match step(&mut exec) {
-                Ok(value) => return Ok((exec.ended(), value)),
+                Ok(value) => {
+                    exec.ended();
+                    return Ok((exec, value));
+                }
                 Err(_) if exec.contended.is_some() => exec.back_off()?,
                 Err(error) => return Err(error),
             }
@@ -143,7 +168,7 @@ impl Exec {
     }
 
     #[track_caller]
-    fn lock_each<'r>(
+    fn lock_each(
         &mut self,
         reservations: impl IntoIterator<Item = &'r Reservation>,
     ) -> Result<(), ExecError> {
@@ -153,25 +178,14 @@ impl Exec {
         Ok(())
     }
 
-    fn begin(duplicates: Duplicates, interrupt: &Interrupt) -> Self {
-        Self {
-            ticket: Ticket::draw(),
-            duplicates,
-            interrupt: interrupt.clone(),
-            guards: Vec::new(),
-            contended: None,
-            prelocked: None,
-        }
-    }
-
     /// The set when all is locked: what is left of backing off is forgotten, and with it a reservation that was waited for
     /// but turned out not to be needed.
-    fn ended(mut self) -> Self {
+    #[inline]
+    fn ended(&mut self) {
         self.contended = None;
         if let Some(unused) = self.prelocked.take() {
             self.unlock(&unused);
         }
-        self
     }
 
     /// Locks a reservation, waiting for it if need be.
@@ -183,25 +197,21 @@ impl Exec {
     /// # Panics
     /// As [`lock_all`](Self::lock_all).
     #[track_caller]
-    pub fn lock(&mut self, resv: &Reservation) -> Result<(), ExecError> {
-        fence::assert_may_block("reservation lock");
-        if resv.is_held_by(self.ticket) {
-            return self.meet_again(resv);
-        }
-        assert_none_held_besides(self.ticket);
-        let holds_others = !self.guards.is_empty();
-        let wounded = || self.held().any(|held| held.has_older_waiter(self.ticket));
-        match resv.lock_with(self.ticket, &self.interrupt, holds_others, wounded) {
-            Ok(guard) => {
-                self.keep(guard);
-                Ok(())
-            }
-            Err(Blocked::Interrupted) => Err(ExecError::Interrupted),
-            Err(Blocked::Wounded) => {
-                self.contended = Some(resv.clone());
-                Err(ExecError::Contended)
-            }
-        }
+    #[inline]
+    pub fn lock(&mut self, resv: &'r Reservation) -> Result<(), ExecError> {
+        self.acquire(ResvRef::Borrowed(resv)).map(drop)
+    }
+
+    /// As [`lock`](Self::lock), for a reservation that the set is to keep: a victim's, say.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    ///
+    /// # Panics
+    /// As [`lock`](Self::lock).
+    #[track_caller]
+    pub fn lock_owned(&mut self, resv: Reservation) -> Result<(), ExecError> {
+        self.acquire(ResvRef::Owned(resv)).map(drop)
     }
 
     /// Locks a reservation and makes room for `fences` fences on it.
@@ -209,22 +219,58 @@ impl Exec {
     /// # Errors
     /// As [`lock`](Self::lock), and [`ExecError::OutOfMemory`].
     #[track_caller]
-    pub fn prepare(&mut self, resv: &Reservation, fences: usize) -> Result<(), ExecError> {
-        self.lock(resv)?;
-        if let Some(guard) = self.guard(resv) {
-            guard.reserve(fences)?;
-        }
-        Ok(())
+    #[inline]
+    pub fn prepare(&mut self, resv: &'r Reservation, fences: usize) -> Result<(), ExecError> {
+        Ok(self.acquire(ResvRef::Borrowed(resv))?.reserve(fences)?)
     }
 
-    /// Locks a reservation if nobody else holds it. True if it is locked now.
+    /// As [`prepare`](Self::prepare), for a reservation that the set is to keep.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    #[track_caller]
+    pub fn prepare_owned(&mut self, resv: Reservation, fences: usize) -> Result<(), ExecError> {
+        Ok(self.acquire(ResvRef::Owned(resv))?.reserve(fences)?)
+    }
+
+    #[track_caller]
+    #[inline]
+    fn acquire(&mut self, resv: ResvRef<'r>) -> Result<&mut ResvGuard<'r>, ExecError> {
+        fence::assert_may_block("reservation lock");
+        assert_none_held_besides(self.ticket);
+        if resv.try_lock_with(self.ticket) {
+            return Ok(self.keep(resv));
+        }
+        if resv.is_held_by(self.ticket) {
+            return self.meet_again(&resv);
+        }
+        self.wait_for(resv)
+    }
+
+    #[track_caller]
+    #[cold]
+    fn wait_for(&mut self, resv: ResvRef<'r>) -> Result<&mut ResvGuard<'r>, ExecError> {
+        let wounded = || self.held().any(|held| held.has_older_waiter(self.ticket));
+        match resv.lock_with(self.ticket, &self.interrupt, self.held > 0, wounded) {
+            Ok(()) => Ok(self.keep(resv)),
+            Err(Blocked::Interrupted) => Err(ExecError::Interrupted),
+            Err(Blocked::Wounded) => {
+                self.contended = Some(resv);
+                Err(ExecError::Contended)
+            }
+        }
+    }
+
+    /// Locks a reservation if nobody else holds it, and keeps a reference of it. True if it is locked now.
     #[track_caller]
     pub fn try_lock(&mut self, resv: &Reservation) -> bool {
         if resv.is_held_by(self.ticket) {
             return self.meet_again(resv).is_ok();
         }
-        let Some(guard) = resv.try_lock_with(self.ticket) else { return false };
-        self.keep(guard);
+        if !resv.try_lock_with(self.ticket) {
+            return false;
+        }
+        self.keep(ResvRef::Owned(resv.clone()));
         true
     }
 
@@ -235,11 +281,14 @@ impl Exec {
             && let Some(guard) = self.guards.get_mut(resv.slot())
         {
             *guard = None;
+            self.held -= 1;
+            // A set that is locked and unlocked over and over does not grow.
+            while self.guards.pop_if(|guard| guard.is_none()).is_some() {}
         }
     }
 
     /// The guard of a reservation, if it is locked here.
-    pub fn guard(&mut self, resv: &Reservation) -> Option<&mut ResvGuard<'static>> {
+    pub fn guard(&mut self, resv: &Reservation) -> Option<&mut ResvGuard<'r>> {
         if !resv.is_held_by(self.ticket) {
             return None;
         }
@@ -258,45 +307,60 @@ impl Exec {
     }
 
     /// All guards, in the order of locking.
-    pub fn guards(&mut self) -> impl Iterator<Item = &mut ResvGuard<'static>> {
+    pub fn guards(&mut self) -> impl Iterator<Item = &mut ResvGuard<'r>> {
         self.guards.iter_mut().flatten()
     }
 
     /// How many reservations are locked.
     pub fn len(&self) -> usize {
-        self.held().count()
+        self.held
     }
 
     /// Whether no reservation is locked.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.held == 0
     }
 
     fn held(&self) -> impl Iterator<Item = &Reservation> {
         self.guards.iter().flatten().map(ResvGuard::reservation)
     }
 
-    fn keep(&mut self, guard: ResvGuard<'static>) {
-        guard.reservation().set_slot(self.guards.len());
-        self.guards.push(Some(guard));
+    /// Takes up a reservation that was just locked.
+    #[track_caller]
+    #[inline]
+    fn keep(&mut self, resv: ResvRef<'r>) -> &mut ResvGuard<'r> {
+        if self.guards.capacity() == 0 {
+            self.guards.reserve_exact(FIRST_GUARDS);
+        }
+        resv.set_slot(self.guards.len());
+        self.held += 1;
+        // In two steps: pushed as it is, the guard would take a detour over the stack.
+        self.guards.push(None);
+        let place = self.guards.last_mut().expect("it was just put there");
+        place.insert(ResvGuard::locked(resv))
     }
 
     /// Answers for a reservation that is locked here already: the one waited for after backing off is no duplicate.
-    fn meet_again(&mut self, resv: &Reservation) -> Result<(), ExecError> {
+    #[cold]
+    fn meet_again(&mut self, resv: &Reservation) -> Result<&mut ResvGuard<'r>, ExecError> {
         let prelocked = self.prelocked.take_if(|prelocked| prelocked.ptr_eq(resv)).is_some();
-        if prelocked || self.duplicates == Duplicates::Allow { Ok(()) } else { Err(ExecError::AlreadyLocked) }
+        if !prelocked && self.duplicates == Duplicates::Refuse {
+            return Err(ExecError::AlreadyLocked);
+        }
+        self.guard(resv).ok_or(ExecError::AlreadyLocked)
     }
 
     /// Unlocks everything and locks what could not be had, which is safe while nothing is held.
     #[track_caller]
     fn back_off(&mut self) -> Result<(), ExecError> {
         self.guards.clear();
+        self.held = 0;
         self.prelocked = None;
         let Some(resv) = self.contended.take() else { return Ok(()) };
         let locked = resv.lock_with(self.ticket, &self.interrupt, false, || false);
-        let guard = locked.map_err(|_| ExecError::Interrupted)?;
-        self.keep(guard);
-        self.prelocked = Some(resv);
+        locked.map_err(|_| ExecError::Interrupted)?;
+        self.prelocked = Some((*resv).clone());
+        self.keep(resv);
         Ok(())
     }
 }

@@ -14,3 +14,22 @@ pub mod atomic {
         Ordering, fence,
     };
 }
+
+/// Cells whose exclusion is the business of who uses them.
+pub(crate) mod cell {
+    pub(crate) use std::cell::UnsafeCell;
+}
+
+/// Waits a moment for another thread that is about to be done: spins, then offers the processor to others, and at last
+/// sleeps, so that even a thread of higher priority lets it go on. `tries` counts from 0.
+#[cold]
+pub(crate) fn relax(tries: &mut u32) {
+    const SPINS: u32 = 6;
+    const YIELDS: u32 = 64;
+    match *tries {
+        0..SPINS => (0..1 << *tries).for_each(|_| std::hint::spin_loop()),
+        SPINS..YIELDS => std::thread::yield_now(),
+        _ => std::thread::sleep(std::time::Duration::from_micros(50)),
+    }
+    *tries = tries.saturating_add(1);
+}

@@ -188,7 +188,7 @@ impl Object {
     pub(super) fn make_resident(
         &self,
         manager: &Manager<BufferData>,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         let Self::Buffer(buffer) = self else { return Ok(()) };

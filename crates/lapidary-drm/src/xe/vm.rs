@@ -216,7 +216,7 @@ impl Vm {
     pub(super) fn validate(
         &self,
         guard: &VmSharedGuard<'_, XeTypes>,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         self.residency.touch_group(&self.lru);
@@ -232,7 +232,7 @@ impl Vm {
         guard: &VmGuard<'_, XeTypes>,
         range: VaRange,
         region: Option<RegionId>,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         let ties: Vec<VmBo<XeTypes>> =
@@ -248,7 +248,12 @@ impl Vm {
         Ok(())
     }
 
-    fn bring_back(&self, vm_bo: &VmBo<XeTypes>, exec: &mut Exec, interrupt: &Interrupt) -> Result<(), Error> {
+    fn bring_back(
+        &self,
+        vm_bo: &VmBo<XeTypes>,
+        exec: &mut Exec<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
         // What is only held by a bind that is going to unmap it has nothing to be brought back, and its reservation is none
         // of those that are locked. A bind that maps it again makes it resident itself.
         if self.gpu_vm.read().mappings_of(vm_bo).next().is_none() {

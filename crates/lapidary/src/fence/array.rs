@@ -1,14 +1,15 @@
 //! Arrays: a fence that signals with all, or with any, of its members.
 
 use crate::sync::{
-    Arc, Mutex,
+    Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
     Fence, FenceContext, Seqno,
-    callbacks::{Action, CallbackId},
-    core::{Body, Inner, Outcome},
+    callbacks::{CallbackId, tell},
+    core::{Body, Inner, MadeOf, Outcome},
+    shared::Shared,
 };
 
 /// When an array signals.
@@ -39,19 +40,19 @@ impl Fence {
             ArrayMode::All => members.len(),
             ArrayMode::Any => 1,
         };
-        let depth = 1 + members.iter().map(|member| member.0.depth).max().unwrap_or(0);
+        let depth = 1 + members.iter().map(|member| member.0.depth()).max().unwrap_or(0);
         let array = Array {
             members: members.into_boxed_slice(),
             mode,
             missing: AtomicUsize::new(missing),
             registered: Mutex::new(Vec::new()),
         };
-        Fence::container(FenceContext::alloc(), Seqno(1), Body::Array(Box::new(array)), depth)
+        Fence::container(FenceContext::alloc(), Seqno(1), MadeOf::Array(array), depth)
     }
 
     /// The members of an array, in the order they were given; `None` for other fences.
     pub fn members(&self) -> Option<&[Fence]> {
-        match &self.0.body {
+        match self.0.body() {
             Body::Array(array) => Some(&array.members),
             _ => None,
         }
@@ -59,7 +60,7 @@ impl Fence {
 
     /// When an array signals; `None` for other fences.
     pub fn array_mode(&self) -> Option<ArrayMode> {
-        match &self.0.body {
+        match self.0.body() {
             Body::Array(array) => Some(array.mode),
             _ => None,
         }
@@ -85,12 +86,12 @@ impl Array {
     }
 
     /// Registers with every member.
-    pub(super) fn arm(&self, this: &Arc<Inner>) {
+    pub(super) fn arm(&self, this: &Shared<Inner>) {
         for (index, member) in self.members.iter().enumerate() {
             if this.is_settled() && self.missing.load(Ordering::Relaxed) == 0 {
                 return;
             }
-            match member.0.add_action(member, Arc::downgrade(this), Action::Member) {
+            match member.register(tell(this)) {
                 // An array of more than 2^32 fences does not fit in memory.
                 Ok(id) => self.registered.lock().push((index as u32, id)),
                 Err(_) => self.member_signalled(this, member),
@@ -99,7 +100,7 @@ impl Array {
     }
 
     /// Counts a member that has signalled, and signals the array if it was the one that was missing.
-    pub(super) fn member_signalled(&self, this: &Arc<Inner>, member: &Fence) {
+    pub(super) fn member_signalled(&self, this: &Shared<Inner>, member: &Fence) {
         // Acquire and release: the thread that counts the last one has seen all the others' states.
         let counted = self.missing.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
         if counted != Ok(1) {
@@ -107,7 +108,7 @@ impl Array {
         }
         let outcome = self.poll().or_else(|| member.0.poll());
         if let Some(outcome) = outcome {
-            this.finish(outcome);
+            Fence(this.clone()).finish(outcome);
         }
         for fence in self.withdraw() {
             drop(fence);
@@ -123,7 +124,7 @@ impl Array {
             if member.0.is_settled() {
                 continue;
             }
-            let (_, keep) = member.0.callbacks.lock().remove(id);
+            let (_, keep) = member.0.state.lock().remove(id);
             released.extend(keep);
         }
         released

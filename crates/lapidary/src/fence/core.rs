@@ -3,29 +3,31 @@
 use std::fmt;
 
 use crate::sync::{
-    Arc, LazyLock, Mutex,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    Arc, LazyLock,
+    atomic::{AtomicU64, Ordering},
 };
 
 use super::{
     FenceContext, FenceError, Seqno, Timeline, Timestamp,
     array::Array,
-    callbacks::{Action, CallbackId, Callbacks, Released, post_actions, post_arm},
+    callbacks::{CallbackId, Callbacks, post_arm, run_callbacks},
     chain::Chain,
+    shared::Shared,
+    word::{Guard, Guarded},
 };
 
-/// The state word: pending, or signalled with the error's bits above. A pending container has a value of its
-/// own, so that looking at a plain fence is one load and one comparison.
-const PENDING: u32 = 0;
-const PENDING_CONTAINER: u32 = 1;
+/// The state word, above the bit that is its lock. Pending, unless this is set; the error's bits are above it.
 const SIGNALLED: u32 = 2;
+/// A pending container: looking at it means looking at its members.
+const CONTAINER: u32 = 4;
+const PENDING: u32 = 0;
 const ERROR_SHIFT: u32 = 8;
 
 /// A one-shot completion event; the consumers' half.
 ///
 /// Cloning is cheap and gives a handle to the same fence. See the [module](super) for the rules.
 #[derive(Clone)]
-pub struct Fence(pub(super) Arc<Inner>);
+pub struct Fence(pub(super) Shared<Inner>);
 
 /// The producer's half of a fence: the right, and the duty, to signal it.
 ///
@@ -34,30 +36,45 @@ pub struct Fence(pub(super) Arc<Inner>);
 #[must_use = "dropping the signaller cancels the fence"]
 pub struct Signaller(Option<Fence>);
 
-/// What a fence is made of.
+/// What a fence is made of, what is used most first.
+#[repr(C)]
 pub(super) struct Inner {
-    state: AtomicU32,
+    /// The state, and the callbacks behind the lock that is in it.
+    pub(super) state: Guarded<Callbacks>,
     context: FenceContext,
     seqno: Seqno,
     /// Nanoseconds; written before the state becomes signalled.
     timestamp: AtomicU64,
     timeline: Option<Timeline>,
-    pub(super) callbacks: Mutex<Callbacks>,
-    pub(super) body: Body,
+    /// What it is made of, unless it has a signaller.
+    container: Option<Box<Container>>,
+}
+
+/// A fence made of fences.
+pub(super) struct Container {
+    made_of: MadeOf,
     /// How deep containers nest in this one, not counting those that follow their members from the start.
-    pub(super) depth: u8,
-    /// Whether this is a container that follows its members from the start, so that nobody looks at them.
+    depth: u8,
+    /// Whether it follows its members from the start, so that nobody looks at them.
     follows: bool,
 }
 
-/// Who signals the fence.
-pub(super) enum Body {
+/// What a container is made of.
+pub(super) enum MadeOf {
+    /// Members.
+    Array(Array),
+    /// A link's own fence and the earlier links.
+    Chain(Chain),
+}
+
+/// Who signals a fence.
+pub(super) enum Body<'a> {
     /// A signaller.
     Plain,
     /// The members.
-    Array(Box<Array>),
+    Array(&'a Array),
     /// The link's own fence and the earlier links.
-    Chain(Box<Chain>),
+    Chain(&'a Chain),
 }
 
 /// How a fence ended.
@@ -89,19 +106,18 @@ impl Fence {
     }
 
     fn with_timeline(timeline: Option<Timeline>, context: FenceContext, seqno: Seqno) -> (Self, Signaller) {
-        let fence = Self(Arc::new(Inner {
-            state: AtomicU32::new(PENDING),
+        let (consumer, producer) = Shared::pair(Inner {
+            state: Guarded::new(PENDING, Callbacks::new()),
             context,
             seqno,
             timestamp: AtomicU64::new(0),
             timeline,
-            callbacks: Mutex::new(Callbacks::new()),
-            body: Body::Plain,
-            depth: 0,
-            follows: false,
-        }));
-        tracing::trace!(target: "lapidary::fence", context = context.get(), seqno = seqno.get(), "fence init");
-        (fence.clone(), Signaller(Some(fence)))
+            container: None,
+        });
+        if tracing::level_enabled!(tracing::Level::TRACE) {
+            trace_init(context, seqno);
+        }
+        (Self(consumer), Signaller(Some(Self(producer))))
     }
 
     /// A fence that has always been signalled. All calls give the same one.
@@ -112,34 +128,29 @@ impl Fence {
 
     /// A fence of its own that signalled, with success, at the given time.
     pub fn signalled_at(timestamp: Timestamp) -> Self {
-        Self(Arc::new(Inner {
-            state: AtomicU32::new(SIGNALLED),
+        Self(Shared::new(Inner {
+            state: Guarded::new(SIGNALLED, Callbacks::new()),
             context: FenceContext::SIGNALLED,
             seqno: Seqno(0),
             timestamp: AtomicU64::new(timestamp.as_nanos()),
             timeline: None,
-            callbacks: Mutex::new(Callbacks::new()),
-            body: Body::Plain,
-            depth: 0,
-            follows: false,
+            container: None,
         }))
     }
 
     /// A container. `depth` is that of its deepest member plus one.
-    pub(super) fn container(context: FenceContext, seqno: Seqno, body: Body, depth: u8) -> Self {
+    pub(super) fn container(context: FenceContext, seqno: Seqno, made_of: MadeOf, depth: u8) -> Self {
         let too_deep = depth > Self::MAX_IDLE_DEPTH;
-        let fence = Self(Arc::new(Inner {
-            state: AtomicU32::new(PENDING_CONTAINER),
+        let container = Container { made_of, depth: if too_deep { 0 } else { depth }, follows: too_deep };
+        let fence = Self(Shared::new(Inner {
+            state: Guarded::new(CONTAINER, Callbacks::new()),
             context,
             seqno,
             timestamp: AtomicU64::new(0),
             timeline: None,
-            callbacks: Mutex::new(Callbacks::new()),
-            body,
-            depth: if too_deep { 0 } else { depth },
-            follows: too_deep,
+            container: Some(Box::new(container)),
         }));
-        if too_deep && fence.0.callbacks.lock().follow_members() {
+        if too_deep && fence.0.state.lock().follow_members() {
             post_arm(fence.clone());
         }
         fence
@@ -150,11 +161,8 @@ impl Fence {
     /// One atomic load for a plain fence and for a signalled one. Seeing true synchronises with the producer.
     #[inline]
     pub fn is_signalled(&self) -> bool {
-        match self.0.state.load(Ordering::Acquire) {
-            PENDING => false,
-            PENDING_CONTAINER => self.0.poll().is_some(),
-            _ => true,
-        }
+        let state = self.0.state.word();
+        state & SIGNALLED != 0 || (state & CONTAINER != 0 && self.0.poll().is_some())
     }
 
     /// How the fence ended; `None` while it has not signalled.
@@ -192,12 +200,12 @@ impl Fence {
 
     /// Whether both are handles to the same fence.
     pub fn ptr_eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Shared::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether the fence is an array or a link of a chain.
     pub fn is_container(&self) -> bool {
-        !matches!(self.0.body, Body::Plain)
+        self.0.container.is_some()
     }
 
     /// Runs `callback` when the fence signals: once, in the signalling thread, outside every lock of the fence, in a
@@ -216,7 +224,7 @@ impl Fence {
         if self.is_signalled() {
             return Err(callback);
         }
-        self.0.add_action(self, callback, |callback| Action::Call(Box::new(callback)))
+        self.register(callback)
     }
 
     /// Runs `callback` when the fence signals, or now, in this thread, if it has already.
@@ -231,7 +239,7 @@ impl Fence {
     /// Takes a callback back. True if it had not started and now never will; false if it has run, is running, or was
     /// removed before.
     pub fn remove_callback(&self, id: CallbackId) -> bool {
-        let (action, released) = self.0.callbacks.lock().remove(id);
+        let (action, released) = self.0.state.lock().remove(id);
         drop(released);
         action.is_some()
     }
@@ -244,9 +252,9 @@ impl Fence {
             if fence.is_signalled() {
                 continue;
             }
-            match &fence.0.body {
+            match fence.0.body() {
                 Body::Plain => {
-                    let hook = fence.0.callbacks.lock().deadline_hook(time);
+                    let hook = fence.0.state.lock().deadline_hook(time);
                     if let Some(hook) = hook {
                         hook(time);
                     }
@@ -259,20 +267,34 @@ impl Fence {
 }
 
 impl Inner {
+    /// Who signals it.
+    #[inline]
+    pub(super) fn body(&self) -> Body<'_> {
+        match self.container.as_ref().map(|container| &container.made_of) {
+            None => Body::Plain,
+            Some(MadeOf::Array(array)) => Body::Array(array),
+            Some(MadeOf::Chain(chain)) => Body::Chain(chain),
+        }
+    }
+
+    /// How deep containers nest in it.
+    pub(super) fn depth(&self) -> u8 {
+        self.container.as_ref().map_or(0, |container| container.depth)
+    }
+
     /// How the fence ended, if it has; looks at the members of a container that does not know yet.
     pub(super) fn poll(&self) -> Option<Outcome> {
-        let state = self.state.load(Ordering::Acquire);
-        if state >= SIGNALLED {
+        let state = self.state.word();
+        if state & SIGNALLED != 0 {
             return Some(self.outcome(state));
         }
-        let outcome = match &self.body {
-            _ if self.follows => return None,
-            Body::Plain => return None,
-            Body::Array(array) => array.poll()?,
-            Body::Chain(chain) => chain.poll()?,
+        let container = self.container.as_ref().filter(|container| !container.follows)?;
+        let outcome = match &container.made_of {
+            MadeOf::Array(array) => array.poll()?,
+            MadeOf::Chain(chain) => chain.poll()?,
         };
         self.settle(outcome);
-        Some(self.outcome(self.state.load(Ordering::Acquire)))
+        Some(self.outcome(self.state.word()))
     }
 
     fn outcome(&self, state: u32) -> Outcome {
@@ -283,82 +305,103 @@ impl Inner {
     }
 
     /// Whether the state word says signalled; does not look at members.
+    #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        self.state.load(Ordering::Acquire) >= SIGNALLED
+        self.state.word() & SIGNALLED != 0
     }
 
     /// Makes the fence signalled without running its callbacks. For a container that was found signalled by looking:
     /// its callbacks are run by the thread that signals the last member.
     fn settle(&self, outcome: Outcome) {
-        let callbacks = self.callbacks.lock();
-        self.store_outcome(outcome);
-        drop(callbacks);
-        if let Body::Chain(chain) = &self.body {
+        let mut state = self.state.lock();
+        self.store_outcome(&mut state, outcome);
+        drop(state);
+        if let Body::Chain(chain) = self.body() {
             chain.forget_prev();
         }
     }
 
-    /// Writes the state, once. The lock of the callbacks is held. False if the fence had signalled.
-    fn store_outcome(&self, outcome: Outcome) -> bool {
-        if self.is_settled() {
+    /// Writes the state, once. False if the fence had signalled.
+    #[inline]
+    fn store_outcome(&self, state: &mut Guard<'_, Callbacks>, outcome: Outcome) -> bool {
+        if state.word() & SIGNALLED != 0 {
             return false;
         }
         self.timestamp.store(outcome.timestamp.as_nanos(), Ordering::Relaxed);
-        let error = outcome.error.map_or(0, FenceError::to_bits);
-        self.state.store(SIGNALLED | error << ERROR_SHIFT, Ordering::Release);
+        state.set_word(SIGNALLED | error_bits(outcome.error) << ERROR_SHIFT);
         true
     }
+}
 
-    /// Signals the fence and has its callbacks run. False if it had signalled.
-    pub(super) fn finish(self: &Arc<Self>, outcome: Outcome) -> bool {
-        let (first, released) = {
-            let mut callbacks = self.callbacks.lock();
-            (self.store_outcome(outcome), callbacks.release())
-        };
-        if let Body::Chain(chain) = &self.body {
-            chain.forget_prev();
+impl Fence {
+    /// As [`add_callback`](Self::add_callback), but does not look at the members of a container.
+    #[inline]
+    pub(super) fn register<F>(&self, callback: F) -> Result<CallbackId, F>
+    where
+        F: FnOnce(&Fence) + Send + 'static,
+    {
+        // Not under the lock: it takes memory.
+        let callback = Box::new(callback);
+        let mut callbacks = self.0.state.lock();
+        if callbacks.word() & SIGNALLED != 0 {
+            drop(callbacks);
+            return Err(*callback);
         }
-        if first {
-            tracing::trace!(
-                target: "lapidary::fence",
-                context = self.context.get(),
-                seqno = self.seqno.get(),
-                error = outcome.error.map(tracing::field::display),
-                "fence signaled"
-            );
-        }
-        if let Some(Released { actions, keep }) = released {
-            post_actions(self, actions);
-            drop(keep);
-        }
-        first
-    }
-
-    /// Registers the action made of `what`, or gives `what` back if the fence has signalled. `fence` is the handle to
-    /// this.
-    pub(super) fn add_action<T>(
-        &self,
-        fence: &Fence,
-        what: T,
-        make: impl FnOnce(T) -> Action,
-    ) -> Result<CallbackId, T> {
-        let (id, arm) = {
-            let mut callbacks = self.callbacks.lock();
-            if self.is_settled() {
-                return Err(what);
+        let id = callbacks.add(callback);
+        if self.0.container.is_some() {
+            callbacks.keep_alive(self);
+            let arm = callbacks.follow_members();
+            drop(callbacks);
+            if arm {
+                post_arm(self.clone());
             }
-            let id = callbacks.add(make(what));
-            if matches!(self.body, Body::Plain) {
-                (id, false)
-            } else {
-                callbacks.keep_alive(fence);
-                (id, callbacks.follow_members())
-            }
-        };
-        if arm {
-            post_arm(fence.clone());
         }
         Ok(id)
+    }
+
+    /// Signals the fence and has its callbacks run. Does nothing if it had signalled.
+    #[inline]
+    pub(super) fn finish(self, outcome: Outcome) {
+        let inner = &*self.0;
+        let mut state = inner.state.lock();
+        let first = inner.store_outcome(&mut state, outcome);
+        let released = state.release();
+        drop(state);
+        if let Body::Chain(chain) = inner.body() {
+            chain.forget_prev();
+        }
+        if tracing::level_enabled!(tracing::Level::TRACE) && first {
+            inner.trace_signal(outcome);
+        }
+        run_callbacks(self, released);
+    }
+}
+
+/// The error's bits of the state word. Most fences have none.
+#[inline]
+fn error_bits(error: Option<FenceError>) -> u32 {
+    #[cold]
+    fn failed(error: FenceError) -> u32 {
+        error.to_bits()
+    }
+    error.map_or(0, failed)
+}
+
+#[cold]
+fn trace_init(context: FenceContext, seqno: Seqno) {
+    tracing::trace!(target: "lapidary::fence", context = context.get(), seqno = seqno.get(), "fence init");
+}
+
+impl Inner {
+    #[cold]
+    fn trace_signal(&self, outcome: Outcome) {
+        tracing::trace!(
+            target: "lapidary::fence",
+            context = self.context.get(),
+            seqno = self.seqno.get(),
+            error = outcome.error.map(tracing::field::display),
+            "fence signaled"
+        );
     }
 }
 
@@ -385,7 +428,7 @@ impl Signaller {
 
     fn finish(mut self, outcome: Outcome) {
         if let Some(fence) = self.0.take() {
-            fence.0.finish(outcome);
+            fence.finish(outcome);
         }
     }
 
@@ -400,7 +443,7 @@ impl Signaller {
     /// Has `hook` called, in the asking thread, with each deadline hint that is earlier than all before. The hook is
     /// dropped when the fence signals. It must not block.
     pub fn on_deadline(&self, hook: impl Fn(Timestamp) + Send + Sync + 'static) {
-        let replaced = self.fence().0.callbacks.lock().set_deadline_hook(Arc::new(hook));
+        let replaced = self.fence().0.state.lock().set_deadline_hook(Arc::new(hook));
         drop(replaced);
     }
 }
@@ -408,7 +451,7 @@ impl Signaller {
 impl Drop for Signaller {
     fn drop(&mut self) {
         if let Some(fence) = self.0.take() {
-            fence.0.finish(Outcome::now(Some(FenceError::Cancelled)));
+            fence.finish(Outcome::now(Some(FenceError::Cancelled)));
         }
     }
 }
@@ -416,10 +459,13 @@ impl Drop for Signaller {
 impl Drop for Inner {
     /// Lets go of members one after the other instead of one inside the other: a chain may have a million links.
     fn drop(&mut self) {
+        if self.container.is_none() {
+            return;
+        }
         let mut dropped = Vec::new();
         self.release_members(&mut dropped);
         while let Some(fence) = dropped.pop() {
-            if let Some(mut inner) = Arc::into_inner(fence.0) {
+            if let Some(mut inner) = Shared::into_inner(fence.0) {
                 inner.release_members(&mut dropped);
             }
         }
@@ -429,10 +475,10 @@ impl Drop for Inner {
 impl Inner {
     /// Moves what this container holds of other fences to `into`, and withdraws what it registered with them.
     fn release_members(&mut self, into: &mut Vec<Fence>) {
-        match std::mem::replace(&mut self.body, Body::Plain) {
-            Body::Plain => {}
-            Body::Array(array) => array.release(into),
-            Body::Chain(chain) => chain.release(into),
+        match self.container.take().map(|container| container.made_of) {
+            None => {}
+            Some(MadeOf::Array(array)) => array.release(into),
+            Some(MadeOf::Chain(chain)) => chain.release(into),
         }
     }
 }
@@ -440,7 +486,7 @@ impl Inner {
 /// What the kernel calls describing a fence: timeline, context, number, state.
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match &self.0.body {
+        let kind = match self.0.body() {
             Body::Plain => "Fence",
             Body::Array(_) => "FenceArray",
             Body::Chain(_) => "FenceChain",
@@ -448,9 +494,9 @@ impl fmt::Debug for Fence {
         let name = self.0.timeline.as_ref().map_or("", Timeline::name);
         write!(f, "{kind}({name}{}:{}", self.0.context.get(), self.0.seqno.get())?;
         // Not a poll: describing a fence must not walk a chain.
-        let state = self.0.state.load(Ordering::Acquire);
-        match state {
-            PENDING | PENDING_CONTAINER => f.write_str(", pending)"),
+        let state = self.0.state.word();
+        match state & SIGNALLED {
+            0 => f.write_str(", pending)"),
             _ => match FenceError::from_bits(state >> ERROR_SHIFT) {
                 None => f.write_str(", signalled)"),
                 Some(error) => write!(f, ", failed: {error})"),
@@ -486,15 +532,15 @@ mod tests {
         ];
         for container in containers {
             let Ok(id) = container.add_callback(|_| ()) else { panic!("it has not signalled") };
-            assert!(two.0.callbacks.lock().pending_count() > 0);
-            let weak = Arc::downgrade(&container.0);
+            assert!(two.0.state.lock().pending_count() > 0);
+            let weak = Shared::downgrade(&container.0);
             drop(container.clone());
             assert!(weak.upgrade().is_some());
             assert!(container.remove_callback(id));
             drop(container);
             assert!(weak.upgrade().is_none());
-            assert_eq!(one.0.callbacks.lock().pending_count(), 0);
-            assert_eq!(two.0.callbacks.lock().pending_count(), 0);
+            assert_eq!(one.0.state.lock().pending_count(), 0);
+            assert_eq!(two.0.state.lock().pending_count(), 0);
         }
     }
 
@@ -504,7 +550,7 @@ mod tests {
         let (one, signaller) = fence();
         let array = Fence::array(vec![one, Fence::signalled()], ArrayMode::All);
         array.on_signal(|_| ());
-        let weak = Arc::downgrade(&array.0);
+        let weak = Shared::downgrade(&array.0);
         drop(array);
         assert!(weak.upgrade().is_some());
         signaller.signal();

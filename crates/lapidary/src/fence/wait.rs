@@ -4,7 +4,6 @@ use crate::sync::Arc;
 
 use super::{
     CallbackId, Deadline, Fence, Interrupt, WaitError,
-    callbacks::Action,
     park::{Parker, park_until},
     signalling::assert_may_block,
 };
@@ -81,8 +80,10 @@ pub(crate) struct Wakes<'a>(Vec<(&'a Fence, CallbackId)>);
 impl<'a> Wakes<'a> {
     pub(crate) fn register(fences: &'a [Fence], parker: &Arc<Parker>) -> Self {
         // A fence that has signalled needs no wake-up: the caller looks once more before it sleeps.
-        let register =
-            |fence: &'a Fence| Some((fence, fence.0.add_action(fence, parker.clone(), Action::Wake).ok()?));
+        let register = |fence: &'a Fence| {
+            let parker = parker.clone();
+            Some((fence, fence.register(move |_| parker.unpark()).ok()?))
+        };
         Self(fences.iter().filter_map(register).collect())
     }
 }

@@ -56,7 +56,7 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     /// # Errors
     /// Those of [`Exec::run`].
     #[track_caller]
-    pub fn lock_all(&self, fences: usize, interrupt: &Interrupt) -> Result<Exec, ExecError> {
+    pub fn lock_all(&self, fences: usize, interrupt: &Interrupt) -> Result<Exec<'static>, ExecError> {
         let (exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| self.lock_in(exec, fences))?;
         Ok(exec)
     }
@@ -71,10 +71,10 @@ impl<'a, T: VmTypes> Locked<'a, T> {
         range: VaRange,
         fences: usize,
         interrupt: &Interrupt,
-    ) -> Result<Exec, ExecError> {
+    ) -> Result<Exec<'static>, ExecError> {
         let reservations = self.reservations_in(range);
         let (exec, ()) =
-            Exec::run(Duplicates::Allow, interrupt, |exec| lock_each(&reservations, exec, fences))?;
+            Exec::run(Duplicates::Allow, interrupt, |exec| lock_each(reservations.clone(), exec, fences))?;
         Ok(exec)
     }
 
@@ -84,8 +84,8 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     /// # Errors
     /// Those of [`Exec::lock`]; the caller passes them on.
     #[track_caller]
-    pub fn lock_in(&self, exec: &mut Exec, fences: usize) -> Result<(), ExecError> {
-        lock_each(&self.reservations(), exec, fences)
+    pub fn lock_in(&self, exec: &mut Exec<'_>, fences: usize) -> Result<(), ExecError> {
+        lock_each(self.reservations(), exec, fences)
     }
 
     /// Whether something was evicted since the last validation.
@@ -112,7 +112,7 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     /// Adds `fence` to every reservation that `exec` has locked: with usage `local` to the address space's own,
     /// with `external` to all others. Room was made when they were locked.
     #[track_caller]
-    pub fn add_fence(&self, exec: &mut Exec, fence: &Fence, local: Usage, external: Usage) {
+    pub fn add_fence(&self, exec: &mut Exec<'_>, fence: &Fence, local: Usage, external: Usage) {
         for guard in exec.guards() {
             let usage = if guard.guards(self.vm.reservation()) { local } else { external };
             guard.add_fence(fence.clone(), usage);
@@ -121,9 +121,9 @@ impl<'a, T: VmTypes> Locked<'a, T> {
 }
 
 #[track_caller]
-fn lock_each(reservations: &[Reservation], exec: &mut Exec, fences: usize) -> Result<(), ExecError> {
+fn lock_each(reservations: Vec<Reservation>, exec: &mut Exec<'_>, fences: usize) -> Result<(), ExecError> {
     for reservation in reservations {
-        exec.prepare(reservation, fences)?;
+        exec.prepare_owned(reservation, fences)?;
     }
     Ok(())
 }

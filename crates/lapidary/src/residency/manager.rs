@@ -216,7 +216,7 @@ impl<D: ObjectData> Manager<D> {
     #[track_caller]
     pub fn validate(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         object: &Object<D>,
         interrupt: &Interrupt,
     ) -> Result<(), ResidencyError> {
@@ -252,7 +252,7 @@ impl<D: ObjectData> Manager<D> {
     #[track_caller]
     pub fn migrate(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         object: &Object<D>,
         to: RegionId,
         interrupt: &Interrupt,
@@ -289,7 +289,7 @@ impl<D: ObjectData> Manager<D> {
     #[track_caller]
     pub fn evict(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         object: &Object<D>,
         interrupt: &Interrupt,
     ) -> Result<(), ResidencyError> {
@@ -299,7 +299,7 @@ impl<D: ObjectData> Manager<D> {
     /// [`evict`](Self::evict), if the object is idle in time.
     fn evict_by(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         object: &Object<D>,
         until: Deadline,
         interrupt: &Interrupt,
@@ -355,7 +355,7 @@ impl<D: ObjectData> Manager<D> {
     /// New memory for an object, or word that it can stay where it was evicted to.
     fn find_memory(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         object: &Object<D>,
         interrupt: &Interrupt,
     ) -> Result<Found, ResidencyError> {
@@ -382,7 +382,7 @@ impl<D: ObjectData> Manager<D> {
     /// Evicts until the region has memory for an object.
     fn make_room(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         slot: &Slot<D>,
         object: &Object<D>,
         interrupt: &Interrupt,
@@ -416,7 +416,7 @@ impl<D: ObjectData> Manager<D> {
     /// Evicts one object of a region. False if there is none left that may be.
     fn evict_next(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         slot: &Slot<D>,
         (cursor, now): (&mut Option<Key>, u64),
         (patience, until): (Patience, Deadline),
@@ -431,7 +431,7 @@ impl<D: ObjectData> Manager<D> {
             match patience {
                 Patience::TryLock if !exec.try_lock(victim.resv()) => continue,
                 Patience::TryLock => {}
-                Patience::Lock => exec.lock(victim.resv())?,
+                Patience::Lock => exec.lock_owned(victim.resv().clone())?,
             }
             // It may have left before it was locked.
             let still_here =
@@ -453,7 +453,7 @@ impl<D: ObjectData> Manager<D> {
     /// Changes where an object is, once it is idle.
     fn relocate(
         &self,
-        exec: &mut Exec,
+        exec: &mut Exec<'_>,
         object: &Object<D>,
         to: Residence,
         until: Deadline,

@@ -1,10 +1,12 @@
 //! The proof that a reservation is locked, and what may be done with it.
 
-use std::{borrow::Cow, cell::RefCell, fmt, marker::PhantomData, panic::Location};
+#![allow(unsafe_code, reason = "the guard is the proof that the list's holder part asks for")]
 
-use crate::fence::{Fence, FenceContext};
+use std::{cell::RefCell, fmt, marker::PhantomData, ops::Deref, panic::Location};
 
-use super::{Reservation, ResvError, Ticket, Usage, list::Entry};
+use crate::fence::{Fence, FenceContext, FenceRef};
+
+use super::{Reservation, ResvError, Ticket, Usage, list::Locked};
 
 thread_local! {
     /// In debug builds: what this thread holds, with which ticket, and where it was locked.
@@ -14,6 +16,7 @@ thread_local! {
 /// Panics in debug builds if this thread holds a reservation that `ticket` did not lock: blocking on another one then
 /// deadlocks as soon as another thread does the same the other way round.
 #[track_caller]
+#[inline]
 pub(crate) fn assert_none_held_besides(ticket: Ticket) {
     if !cfg!(debug_assertions) {
         return;
@@ -32,36 +35,63 @@ pub(crate) fn assert_none_held_besides(ticket: Ticket) {
     }
 }
 
+/// A reservation that somebody else keeps, or a handle of one's own.
+#[derive(Clone, Debug)]
+pub(crate) enum ResvRef<'a> {
+    Borrowed(&'a Reservation),
+    Owned(Reservation),
+}
+
+impl Deref for ResvRef<'_> {
+    type Target = Reservation;
+
+    #[inline]
+    fn deref(&self) -> &Reservation {
+        match self {
+            Self::Borrowed(resv) => resv,
+            Self::Owned(resv) => resv,
+        }
+    }
+}
+
 /// A locked reservation. Unlocks when dropped. Stays in the thread that locked it.
+///
+/// # Invariants
+/// The lock of `resv` is held, and this is the only guard of it.
 pub struct ResvGuard<'a> {
-    resv: Cow<'a, Reservation>,
-    ticket: Ticket,
+    resv: ResvRef<'a>,
     /// Slots that may be used up.
     room: usize,
+    #[cfg(debug_assertions)]
     locked_at: &'static Location<'static>,
     not_send: PhantomData<*const ()>,
 }
 
 impl<'a> ResvGuard<'a> {
-    /// The guard of a reservation that was just locked without a ticket.
+    /// The guard of a reservation that was just locked.
     #[track_caller]
-    pub(super) fn locked(resv: &'a Reservation) -> Self {
-        Self::new(Cow::Borrowed(resv), Ticket::NONE)
-    }
-
-    /// The guard of a reservation that was just locked with `ticket`.
-    #[track_caller]
-    pub(crate) fn locked_by(resv: Reservation, ticket: Ticket) -> ResvGuard<'static> {
-        ResvGuard::new(Cow::Owned(resv), ticket)
-    }
-
-    #[track_caller]
-    fn new(resv: Cow<'a, Reservation>, ticket: Ticket) -> Self {
+    #[inline]
+    pub(crate) fn locked(resv: ResvRef<'a>) -> Self {
+        #[cfg(debug_assertions)]
         let locked_at = Location::caller();
-        if cfg!(debug_assertions) {
-            let _ = HELD.try_with(|held| held.borrow_mut().push((ticket, locked_at)));
+        #[cfg(debug_assertions)]
+        let _ = HELD.try_with(|held| held.borrow_mut().push((resv.0.lock.holder(), locked_at)));
+        Self {
+            resv,
+            room: 0,
+            #[cfg(debug_assertions)]
+            locked_at,
+            not_send: PhantomData,
         }
-        Self { resv, ticket, room: 0, locked_at, not_send: PhantomData }
+    }
+
+    /// The list, as the holder of the lock sees it.
+    #[inline]
+    fn list(&self) -> Locked<'_> {
+        let inner = &*self.resv.0;
+        // SAFETY: this guard holds the lock, for longer than the answer can be used. Methods that change the list have
+        // the guard to themselves, the others only look.
+        unsafe { inner.list.locked(inner.lock.word()) }
     }
 
     /// The reservation that is locked.
@@ -78,9 +108,10 @@ impl<'a> ResvGuard<'a> {
     ///
     /// # Errors
     /// [`ResvError::OutOfMemory`]; nothing has changed then.
+    #[inline]
     pub fn reserve(&mut self, n: usize) -> Result<(), ResvError> {
         let room = self.room.checked_add(n).ok_or(ResvError::OutOfMemory(n))?;
-        if !self.resv.0.list.lock().reserve(room) {
+        if !self.list().reserve(room) {
             return Err(ResvError::OutOfMemory(n));
         }
         self.room = room;
@@ -93,16 +124,17 @@ impl<'a> ResvGuard<'a> {
     /// # Panics
     /// In debug builds, if no slot was [reserved](Self::reserve) under this lock.
     #[track_caller]
+    #[inline]
     pub fn add_fence(&mut self, fence: Fence, usage: Usage) {
         debug_assert!(self.room > 0, "a fence is added to a reservation without a reserved slot");
         self.room = self.room.saturating_sub(1);
-        self.resv.0.list.lock().add(fence, usage);
+        self.list().add(fence, usage);
     }
 
     /// Puts `replacement`, with `usage`, in the place of every fence of `context`. For work that no longer uses the buffer,
     /// though it goes on: once the page tables are changed, say. Needs no slot.
     pub fn replace_fences(&mut self, context: FenceContext, replacement: Fence, usage: Usage) {
-        self.resv.0.list.lock().replace(context, &replacement, usage);
+        self.list().replace(context, &replacement, usage);
     }
 
     /// Replaces all fences by those of `other`, which need not be locked. Slots reserved before are lost.
@@ -113,49 +145,50 @@ impl<'a> ResvGuard<'a> {
         if self.guards(other) {
             return Ok(());
         }
-        let mut copy: Vec<Entry> = Vec::new();
-        {
-            let source = other.0.list.lock();
-            let count = source.entries().len();
-            copy.try_reserve(count).map_err(|_| ResvError::OutOfMemory(count))?;
-            copy.extend(source.pending(Usage::Bookkeep).cloned());
+        let copy = other.snapshot(Usage::Bookkeep);
+        if !self.list().set(copy.len(), copy.iter()) {
+            return Err(ResvError::OutOfMemory(copy.len()));
         }
         self.room = 0;
-        self.resv.0.list.lock().set(copy);
         Ok(())
+    }
+
+    /// Goes through the fences of `usage` and all usages before it that have not signalled, without taking references.
+    #[inline]
+    pub fn iter(&self, usage: Usage) -> impl Iterator<Item = (FenceRef<'_>, Usage)> {
+        self.list().pending(usage)
     }
 
     /// The fences of `usage` and all usages before it that have not signalled.
     pub fn fences(&self, usage: Usage) -> Vec<Fence> {
-        self.resv.fences(usage)
+        self.iter(usage).map(|(fence, _)| fence.clone()).collect()
     }
 
     /// Whether every fence of `usage` and the usages before it has signalled.
     pub fn is_idle(&self, usage: Usage) -> bool {
-        self.resv.is_idle(usage)
+        self.iter(usage).next().is_none()
     }
 }
 
 impl Drop for ResvGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if cfg!(debug_assertions) {
-            let _ = HELD.try_with(|held| {
-                let mut held = held.borrow_mut();
-                let mine = (self.ticket, self.locked_at);
-                if let Some(place) = held.iter().rposition(|held| *held == mine) {
-                    held.remove(place);
-                }
-            });
-        }
-        self.resv.0.lock.unlock(self.ticket);
+        #[cfg(debug_assertions)]
+        let _ = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            let mine = (self.resv.0.lock.holder(), self.locked_at);
+            if let Some(place) = held.iter().rposition(|held| *held == mine) {
+                held.remove(place);
+            }
+        });
+        let aside = self.list().take_aside();
+        let pinned = self.resv.0.lock.unlock();
+        aside.let_go(pinned);
     }
 }
 
 impl fmt::Debug for ResvGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResvGuard")
-            .field("reservation", &*self.resv)
-            .field("locked_at", &self.locked_at)
-            .finish()
+        f.debug_struct("ResvGuard").field("reservation", &*self.resv).finish_non_exhaustive()
     }
 }

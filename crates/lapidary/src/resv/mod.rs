@@ -18,11 +18,11 @@
 //! the operation a *ticket*: of two operations in each other's way the one with the older ticket wins, the younger lets go
 //! of everything and starts over.
 //!
-//! The list has a small lock of its own besides, held for a few instructions. Readers without the reservation's lock take
-//! it to copy what they need: what they get is one consistent state, each fence in it a live reference. Under it only
-//! fences are looked at and dropped, which runs no foreign code.
+//! Readers need no lock. What they get is one consistent state of the list, each fence in it a live reference; how that is so
+//! stands in one place, `list`, whose iterator everybody else uses: [`Reservation::snapshot`], [`Reservation::is_idle`] and
+//! what is made of them.
 //!
-//! Lock order: reservations (by ticket) → the list → a fence. A reservation must not be locked in a
+//! Lock order: reservations (by ticket) → a fence. A reservation must not be locked in a
 //! [signalling section](crate::fence::signalling()).
 //!
 //! What this module leaves to others: which buffers share a reservation (`gem`), whom to evict (`residency`).
@@ -38,21 +38,22 @@ use thiserror::Error;
 use crate::{
     fence::{self, Deadline, Fence, Interrupt, Timestamp, WaitError},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 pub use guard::ResvGuard;
-pub(crate) use guard::assert_none_held_besides;
+pub(crate) use guard::{ResvRef, assert_none_held_besides};
 use list::FenceList;
+pub use list::Snapshot;
 pub(crate) use ww::{Blocked, Ticket};
 
 /// What the work behind a fence does with the buffer. Ordered: each usage includes those before it when asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Usage {
     /// Memory management: moves and clears. Everyone waits for these before touching the buffer.
-    Kernel,
+    Kernel = 0,
     /// Writes that implicit synchronisation knows about. Readers and writers wait.
     Write,
     /// Reads that implicit synchronisation knows about. Writers wait.
@@ -80,15 +81,26 @@ pub enum ResvError {
 }
 
 /// The fences of a buffer and the lock over them. Clones are handles to the same one.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Reservation(Arc<Inner>);
 
-#[derive(Default)]
+/// In this order, so that what every lock and change touches is together.
+#[repr(C)]
 struct Inner {
     lock: ww::WwLock,
     /// Where the holder keeps the guard, if it holds several; its own business.
     slot: AtomicUsize,
-    list: Mutex<FenceList>,
+    list: FenceList,
+}
+
+impl Default for Reservation {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            lock: ww::WwLock::default(),
+            slot: AtomicUsize::new(0),
+            list: FenceList::new(),
+        }))
+    }
 }
 
 impl Reservation {
@@ -108,6 +120,7 @@ impl Reservation {
     /// In debug builds, if this thread holds a reservation already, or is in a
     /// [signalling section](crate::fence::signalling()).
     #[track_caller]
+    #[inline]
     pub fn lock(&self) -> ResvGuard<'_> {
         match self.lock_interruptible(&Interrupt::none()) {
             Ok(guard) => guard,
@@ -123,18 +136,23 @@ impl Reservation {
     /// # Panics
     /// As [`lock`](Self::lock).
     #[track_caller]
+    #[inline]
     pub fn lock_interruptible(&self, interrupt: &Interrupt) -> Result<ResvGuard<'_>, ResvError> {
         fence::assert_may_block("reservation lock");
         guard::assert_none_held_besides(Ticket::NONE);
         self.0.lock.lock(interrupt).map_err(|_| ResvError::Interrupted)?;
-        Ok(ResvGuard::locked(self))
+        Ok(ResvGuard::locked(ResvRef::Borrowed(self)))
     }
 
     /// Locks the reservation if nobody holds it. Allowed everywhere, whatever else is held.
     #[track_caller]
     pub fn try_lock(&self) -> Option<ResvGuard<'_>> {
         // No closure: the caller's place goes into the guard.
-        if self.0.lock.try_lock(Ticket::NONE) { Some(ResvGuard::locked(self)) } else { None }
+        if self.0.lock.try_lock(Ticket::NONE) {
+            Some(ResvGuard::locked(ResvRef::Borrowed(self)))
+        } else {
+            None
+        }
     }
 
     /// Whether somebody holds the lock at this moment.
@@ -142,9 +160,17 @@ impl Reservation {
         self.0.lock.is_locked()
     }
 
-    /// The fences of `usage` and all usages before it, signalled ones left out: one consistent state.
+    /// The fences of `usage` and all usages before it, signalled ones left out: one consistent state of the list, whoever
+    /// changes it meanwhile. Takes no reference of the fences: while the answer is held, fences that leave the list are kept
+    /// besides. Hold it for a look.
+    #[inline]
+    pub fn snapshot(&self, usage: Usage) -> Snapshot<'_> {
+        Snapshot::of(self.0.list.pin(self.0.lock.word()), usage)
+    }
+
+    /// As [`snapshot`](Self::snapshot), with references.
     pub fn fences(&self, usage: Usage) -> Vec<Fence> {
-        self.0.list.lock().snapshot(usage)
+        self.snapshot(usage).iter().map(|(fence, _)| fence.clone()).collect()
     }
 
     /// One fence that signals when all [`fences`](Self::fences) of `usage` have.
@@ -153,8 +179,9 @@ impl Reservation {
     }
 
     /// Whether every fence of `usage` and the usages before it has signalled.
+    #[inline]
     pub fn is_idle(&self, usage: Usage) -> bool {
-        self.0.list.lock().is_idle(usage)
+        self.0.list.pin(self.0.lock.word()).is_idle(usage)
     }
 
     /// Waits until the fences that are there now, of `usage` and the usages before it, have signalled. Those added
@@ -177,6 +204,7 @@ impl Reservation {
 
     /// Passes a deadline hint to the fences of `usage` and the usages before it.
     pub fn set_deadline(&self, usage: Usage, time: Timestamp) {
+        // With references of its own: hints go to foreign code.
         for fence in self.fences(usage) {
             fence.set_deadline(time);
         }
@@ -185,25 +213,25 @@ impl Reservation {
 
 /// For [`exec`](crate::exec), which locks several reservations with one ticket.
 impl Reservation {
-    /// Takes the lock; see [`ww::WwLock::lock_with`].
-    #[track_caller]
+    /// Takes the lock; see [`ww::WwLock::lock_with`]. The caller makes the guard.
+    #[inline]
     pub(crate) fn lock_with(
         &self,
         ticket: Ticket,
         interrupt: &Interrupt,
         holds_others: bool,
         wounded: impl FnMut() -> bool,
-    ) -> Result<ResvGuard<'static>, Blocked> {
-        self.0.lock.lock_with(ticket, interrupt, holds_others, wounded)?;
-        Ok(ResvGuard::locked_by(self.clone(), ticket))
+    ) -> Result<(), Blocked> {
+        self.0.lock.lock_with(ticket, interrupt, holds_others, wounded)
     }
 
-    /// Takes the lock if it is free.
-    #[track_caller]
-    pub(crate) fn try_lock_with(&self, ticket: Ticket) -> Option<ResvGuard<'static>> {
-        if self.0.lock.try_lock(ticket) { Some(ResvGuard::locked_by(self.clone(), ticket)) } else { None }
+    /// Takes the lock if it is free. The caller makes the guard.
+    #[inline]
+    pub(crate) fn try_lock_with(&self, ticket: Ticket) -> bool {
+        self.0.lock.try_lock(ticket)
     }
 
+    #[inline]
     pub(crate) fn is_held_by(&self, ticket: Ticket) -> bool {
         self.0.lock.is_held_by(ticket)
     }
@@ -213,10 +241,12 @@ impl Reservation {
     }
 
     /// Where the holder keeps the guard. Only the holder sets it, so only the holder can rely on it.
+    #[inline]
     pub(crate) fn slot(&self) -> usize {
         self.0.slot.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn set_slot(&self, slot: usize) {
         self.0.slot.store(slot, Ordering::Relaxed);
     }
@@ -224,7 +254,8 @@ impl Reservation {
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fences = self.0.list.lock().entries().to_vec();
-        f.debug_struct("Reservation").field("locked", &self.is_locked()).field("fences", &fences).finish()
+        let fences = self.snapshot(Usage::Bookkeep);
+        let fences: Vec<_> = fences.iter().map(|(fence, usage)| (usage, fence.clone())).collect();
+        f.debug_struct("Reservation").field("locked", &self.is_locked()).field("pending", &fences).finish()
     }
 }

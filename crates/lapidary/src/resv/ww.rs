@@ -1,8 +1,9 @@
 //! The wound/wait lock.
 //!
-//! One word says who holds the lock: nobody, somebody without a ticket, or the holder's ticket; its lowest bit, that the
-//! queue is not empty. Taking and giving back a lock nobody waits for is one compare-and-swap each. All else happens under
-//! the queue's lock.
+//! One word says who holds the lock: nobody, somebody without a ticket, or the holder's ticket; a bit below, that the queue is
+//! not empty; and the lowest bits count the [pins](crate::fence::pins) of those who read what the lock is over. Taking and
+//! giving back a lock nobody waits for is one compare-and-swap each, and giving it back tells of pins. All else happens
+//! under the queue's lock.
 //!
 //! # Who gives way
 //!
@@ -19,7 +20,7 @@
 //! only.
 
 use crate::{
-    fence::{Deadline, Interrupt, Parker, WaitError, park_until},
+    fence::{Deadline, Interrupt, Parker, WaitError, park_until, pins},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -32,16 +33,17 @@ pub(crate) struct Ticket(u64);
 
 impl Ticket {
     /// For locking one reservation on its own.
-    pub(crate) const NONE: Self = Self(u64::MAX >> 1);
+    pub(crate) const NONE: Self = Self(u64::MAX >> TICKET_SHIFT);
 
-    /// The youngest ticket so far.
+    /// The youngest ticket so far. There are enough for ten million a second over three years.
     pub(crate) fn draw() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    #[inline]
     fn word(self) -> u64 {
-        self.0 << 1
+        self.0 << TICKET_SHIFT
     }
 }
 
@@ -55,13 +57,18 @@ pub(crate) enum Blocked {
 }
 
 /// The queue is not empty.
-const WAITERS: u64 = 1;
+const WAITERS: u64 = 1 << pins::BITS;
+const TICKET_SHIFT: u32 = pins::BITS + 1;
+/// Who holds the lock.
+const HOLDER: u64 = u64::MAX << TICKET_SHIFT;
 
 #[derive(Default)]
+#[repr(C)]
 pub(super) struct WwLock {
-    /// The holder's ticket above the bit [`WAITERS`]; no ticket is 0. The bit changes only under the lock of `queue`.
-    word: AtomicU64,
     queue: Mutex<Vec<Waiter>>,
+    /// The holder's ticket, 0 for nobody, above the bit [`WAITERS`] above pins. That bit changes only under the lock of
+    /// `queue`.
+    word: AtomicU64,
 }
 
 struct Waiter {
@@ -81,15 +88,22 @@ impl WwLock {
         holder(self.word.load(Ordering::Relaxed)).is_some()
     }
 
+    #[inline]
     pub(super) fn is_held_by(&self, ticket: Ticket) -> bool {
         holder(self.word.load(Ordering::Relaxed)) == Some(ticket)
     }
 
     /// Takes the lock if it is free.
+    #[inline]
     pub(super) fn try_lock(&self, ticket: Ticket) -> bool {
-        let mut word = self.word.load(Ordering::Relaxed);
+        // Most often nobody has it, and nobody is looking.
+        let mut word =
+            match self.word.compare_exchange(0, ticket.word(), Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(word) => word,
+            };
         while holder(word).is_none() {
-            let taken = ticket.word() | (word & WAITERS);
+            let taken = ticket.word() | word;
             match self.word.compare_exchange_weak(word, taken, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => word = now,
@@ -99,6 +113,7 @@ impl WwLock {
     }
 
     /// Takes the lock for an operation that holds no other.
+    #[inline]
     pub(super) fn lock(&self, interrupt: &Interrupt) -> Result<(), Blocked> {
         if self.try_lock(Ticket::NONE) {
             return Ok(());
@@ -108,6 +123,7 @@ impl WwLock {
 
     /// Takes the lock for an operation with a ticket. `wounded` tells whether anyone older waits for a lock the operation
     /// holds; `holds_others`, whether it holds any.
+    #[inline]
     pub(super) fn lock_with(
         &self,
         ticket: Ticket,
@@ -221,38 +237,63 @@ impl WwLock {
         self.queue.lock().iter().any(|waiter| waiter.wounds && waiter.age < ticket)
     }
 
-    /// Gives the lock back. The caller holds it with `ticket`.
-    pub(super) fn unlock(&self, ticket: Ticket) {
-        let held = ticket.word();
-        if self.word.compare_exchange(held, 0, Ordering::Release, Ordering::Relaxed).is_err() {
-            self.unlock_slow();
+    /// The word, for those who pin what the lock is over.
+    #[inline]
+    pub(super) fn word(&self) -> &AtomicU64 {
+        &self.word
+    }
+
+    /// The ticket with which the caller holds the lock.
+    #[cfg(debug_assertions)]
+    pub(super) fn holder(&self) -> Ticket {
+        holder(self.word.load(Ordering::Relaxed)).unwrap_or(Ticket::NONE)
+    }
+
+    /// Gives the lock back, which the caller holds. True if somebody has pinned what it is over; who pins
+    /// later sees what the caller did before.
+    #[inline]
+    pub(super) fn unlock(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        let alone = word & !HOLDER == 0;
+        if alone && self.word.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return false;
         }
+        self.unlock_slow()
     }
 
     #[cold]
-    fn unlock_slow(&self) {
+    fn unlock_slow(&self) -> bool {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & WAITERS == 0 {
+            let free = word & !HOLDER;
+            match self.word.compare_exchange_weak(word, free, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return pins::is_pinned(word),
+                Err(now) => word = now,
+            }
+        }
         let mut queue = self.queue.lock();
         let Some(next) = next_of(&queue) else {
-            self.word.store(0, Ordering::Release);
-            return;
+            return pins::is_pinned(self.word.fetch_and(!(HOLDER | WAITERS), Ordering::AcqRel));
         };
         if !queue[next].late {
-            self.word.store(WAITERS, Ordering::Release);
+            let word = self.word.fetch_and(!HOLDER, Ordering::AcqRel);
             queue[next].parker.unpark();
-            return;
+            return pins::is_pinned(word);
         }
         let waiter = queue.swap_remove(next);
         let ticket = if waiter.wounds { waiter.age } else { Ticket::NONE };
         let more = if queue.is_empty() { 0 } else { WAITERS };
-        self.word.store(ticket.word() | more, Ordering::Release);
+        let hand_over = |word| Some((word & !(HOLDER | WAITERS)) | ticket.word() | more);
+        let word = self.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, hand_over);
         drop(queue);
         waiter.parker.unpark();
+        word.is_ok_and(pins::is_pinned)
     }
 }
 
 /// Who holds the lock, by its word.
 fn holder(word: u64) -> Option<Ticket> {
-    let ticket = word >> 1;
+    let ticket = word >> TICKET_SHIFT;
     (ticket != 0).then_some(Ticket(ticket))
 }
 
