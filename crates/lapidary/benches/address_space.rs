@@ -1,14 +1,14 @@
-//! The address space against the clock: the operation lists of the kernel baseline, same generator, same seeds.
+//! The address space against the clock.
 //!
-//! Prints a line per benchmark, tab-separated: tag, name, median, minimum, maximum in nanoseconds per operation,
-//! samples, remarks. `sum` is a checksum over the final address space that an equal implementation reproduces.
-//! An argument selects the benchmarks whose name contains it.
+//! `sum` is a checksum over the final address space that an equal implementation reproduces.
 
-use std::collections::HashMap;
+mod harness;
+
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
 
+use harness::{Random, Samples, Selection, now, prepare_process};
 use lapidary::gpuvm::{
     BackingRef, GpuVm, MapRequest, ObjectId, Step, Steps, Va, VaRange, VmBo, VmConfig, VmGuard, VmTypes,
 };
@@ -38,23 +38,6 @@ impl VmTypes for Bare {
     }
 
     fn teardown(_: &()) -> impl Steps<Self> {}
-}
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        ((self.next() >> 32) * n) >> 32
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -134,43 +117,33 @@ impl Fixture {
     }
 }
 
-struct Report {
-    only: Option<String>,
-    samples: HashMap<String, Vec<f64>>,
-    order: Vec<(String, String)>,
-}
+/// What a group of benchmarks over the same address space has measured.
+#[derive(Default)]
+struct Report(Vec<(String, Samples)>, BTreeMap<String, String>);
 
 impl Report {
-    fn wants(&self, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
-    }
-
     fn time<R>(&mut self, name: &str, count: usize, work: impl FnOnce() -> R) -> R {
-        let start = Instant::now();
+        let begin = now();
         let result = work();
-        let each = start.elapsed().as_nanos() as f64 / count as f64;
-        if !self.samples.contains_key(name) {
-            self.order.push((name.to_string(), String::new()));
+        let each = (now() - begin) / count as f64;
+        match self.0.iter_mut().find(|(of, _)| of == name) {
+            Some((_, samples)) => samples.add(each),
+            None => {
+                let mut samples = Samples::default();
+                samples.add(each);
+                self.0.push((name.to_owned(), samples));
+            }
         }
-        self.samples.entry(name.to_string()).or_default().push(each);
         result
     }
 
     fn remark(&mut self, name: &str, text: String) {
-        if let Some(entry) = self.order.iter_mut().find(|entry| entry.0 == name) {
-            entry.1 = text;
-        }
+        self.1.insert(name.to_owned(), text);
     }
 
-    /// The first sample of each warms up.
-    fn print(&mut self) {
-        for (name, remark) in self.order.drain(..) {
-            let Some(mut samples) = self.samples.remove(&name) else { continue };
-            samples.remove(0);
-            samples.sort_by(f64::total_cmp);
-            let (Some(min), Some(max)) = (samples.first(), samples.last()) else { continue };
-            let (median, count) = (samples[samples.len() / 2], samples.len());
-            println!("lapidary\t{name}\t{median:.2}\t{min:.2}\t{max:.2}\t{count}\t{remark}");
+    fn print(self) {
+        for (name, samples) in self.0 {
+            samples.print(&name, self.1.get(&name).map_or("", String::as_str));
         }
     }
 }
@@ -194,12 +167,14 @@ fn map_ops(count: u32, random: bool, objects: u32) -> Vec<Op> {
     ops
 }
 
-fn bench_map(report: &mut Report, count: u32, random: bool, samples: usize) {
+fn bench_map(select: &Selection, count: u32, random: bool, samples: usize) {
     let order = if random { "rand" } else { "asc" };
     let name = format!("map_{order}_{count}");
-    if !report.wants(&name) {
+    let teardown = format!("teardown_{order}_{count}");
+    if !select.wants(&name) && !select.wants(&teardown) {
         return;
     }
+    let mut report = Report::default();
     let objects = (count / 8).max(64);
     let ops = map_ops(count, random, objects);
     for _ in 0..=samples {
@@ -207,7 +182,7 @@ fn bench_map(report: &mut Report, count: u32, random: bool, samples: usize) {
         report.time(&name, ops.len(), || fixture.apply(&ops));
         let bytes = fixture.vm.read().bytes() as f64 / f64::from(count);
         report.remark(&name, format!("sum={:016x} bytes={bytes:.1}", fixture.sum()));
-        report.time(&format!("teardown_{order}_{count}"), ops.len(), || fixture.vm.close());
+        report.time(&teardown, ops.len(), || fixture.vm.close());
     }
     report.print();
 }
@@ -228,11 +203,12 @@ fn churn_ops(slots: u64, settle: usize, count: usize, objects: u64) -> Vec<Op> {
         .collect()
 }
 
-fn bench_churn(report: &mut Report, samples: usize, prepared: bool) {
+fn bench_churn(select: &Selection, samples: usize, prepared: bool) {
     let name = if prepared { "churn_oplist" } else { "churn" };
-    if report.only.is_some() && !report.wants(name) {
+    if !select.wants(name) {
         return;
     }
+    let mut report = Report::default();
     let (settle, count) = (200_000, 300_000);
     let ops = churn_ops(2800, settle, count, 2048);
     for _ in 0..=samples {
@@ -254,18 +230,26 @@ fn bench_churn(report: &mut Report, samples: usize, prepared: bool) {
     report.print();
 }
 
-fn bench_lookup(report: &mut Report, count: u32, random: bool, samples: usize) {
+fn bench_lookup(select: &Selection, count: u32, random: bool, samples: usize) {
     let order = if random { "rand" } else { "asc" };
     let name = format!("find_first_{order}_{count}");
-    if !report.wants(&name) {
+    let names = ["find_exact", "find_first_dep", "find_miss_high", "walk"];
+    let [exact_name, dep_name, miss_name, walk_name] = names.map(|kind| format!("{kind}_{order}_{count}"));
+    if ![&name, &exact_name, &dep_name, &miss_name, &walk_name].iter().any(|name| select.wants(name)) {
         return;
     }
+    let mut report = Report::default();
     let objects = (count / 8).max(64);
     let ops = map_ops(count, random, objects);
     let fixture = Fixture::new(objects);
     fixture.apply(&ops);
     let mut rng = Random(99);
-    let keys: Vec<(Op, u64)> = (0..400_000)
+    let lookups = match count {
+        ..=1_000 => 200_000,
+        ..=100_000 => 400_000,
+        _ => 1_000_000,
+    };
+    let keys: Vec<(Op, u64)> = (0..lookups)
         .map(|_| {
             let op = ops[rng.below(u64::from(count)) as usize];
             (op, op.addr + rng.below(op.len / PAGE) * PAGE)
@@ -281,16 +265,21 @@ fn bench_lookup(report: &mut Report, count: u32, random: bool, samples: usize) {
         });
         black_box(hits);
         let exact = |op: &Op| read.find(VaRange::new(Va::new(op.addr), op.len).unwrap()).unwrap().tag;
-        let hits = report.time(&format!("find_exact_{order}_{count}"), keys.len(), || {
+        let hits = report.time(&exact_name, keys.len(), || {
             keys.iter().map(|key| exact(&key.0)).fold(0, u32::wrapping_add)
         });
         black_box(hits);
         let zero = black_box(0u64);
-        let last = report.time(&format!("find_first_dep_{order}_{count}"), keys.len(), || {
+        let last = report.time(&dep_name, keys.len(), || {
             keys.iter().fold(0, |dep, key| read.find_first(page(key.1 + dep)).unwrap().start().raw() & zero)
         });
         black_box(last);
-        let walked = report.time(&format!("walk_{order}_{count}"), ops.len(), || {
+        // Above the highest mapping.
+        let misses = report.time(&miss_name, keys.len(), || {
+            keys.iter().filter(|key| read.find_first(page(key.1 | 1 << 47)).is_none()).count()
+        });
+        assert_eq!(misses, keys.len());
+        let walked = report.time(&walk_name, ops.len(), || {
             read.iter().map(|mapping| mapping.start().raw()).fold(0, u64::wrapping_add)
         });
         black_box(walked);
@@ -298,11 +287,12 @@ fn bench_lookup(report: &mut Report, count: u32, random: bool, samples: usize) {
     report.print();
 }
 
-fn bench_sparse(report: &mut Report, samples: usize) {
+fn bench_sparse(select: &Selection, samples: usize) {
     let name = "sparse_rebind_100k";
-    if !report.wants(name) {
+    if !select.wants(name) {
         return;
     }
+    let mut report = Report::default();
     let mut rng = Random(4242);
     let whole = Op { addr: 1 << 36, len: 1 << 36, offset: 0, object: NULL, map: true };
     let ops: Vec<Op> = (0..100_000)
@@ -322,18 +312,18 @@ fn bench_sparse(report: &mut Report, samples: usize) {
 }
 
 fn main() {
-    let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
-    let mut report = Report { only, samples: HashMap::new(), order: Vec::new() };
+    prepare_process(700 << 20);
+    let select = Selection::from_arguments();
     for (count, samples) in [(1_000, 14), (19_000, 14), (100_000, 7), (1_000_000, 5)] {
-        bench_map(&mut report, count, false, samples);
-        bench_map(&mut report, count, true, samples);
+        bench_map(&select, count, false, samples);
+        bench_map(&select, count, true, samples);
     }
-    bench_churn(&mut report, 7, false);
-    bench_churn(&mut report, 7, true);
+    bench_churn(&select, 7, false);
+    bench_churn(&select, 7, true);
     for (count, random, samples) in
         [(1_000, true, 7), (19_000, false, 7), (19_000, true, 7), (1_000_000, false, 5), (1_000_000, true, 5)]
     {
-        bench_lookup(&mut report, count, random, samples);
+        bench_lookup(&select, count, random, samples);
     }
-    bench_sparse(&mut report, 7);
+    bench_sparse(&select, 7);
 }

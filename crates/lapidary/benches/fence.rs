@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use harness::{SAMPLES, Samples, Selection, now, warm_heap};
+use harness::{SAMPLES, Samples, Selection, now, prepare_process};
 use lapidary::exec::{Duplicates, Exec};
 use lapidary::fence::{
     ArrayMode, CallbackId, Fence, FenceContext, Interrupt, Seqno, Signaller, Timestamp, unwrap,
@@ -315,7 +315,7 @@ fn exec_benches(select: &Selection) {
 }
 
 fn main() {
-    warm_heap(256 << 20);
+    prepare_process(256 << 20);
     let select = Selection::from_arguments();
     fence_benches(&select);
     resv_benches(&select);

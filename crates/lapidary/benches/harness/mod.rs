@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Most samples; a benchmark takes so many after one that warms up.
@@ -25,9 +26,9 @@ pub(crate) fn now() -> f64 {
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-/// Makes the heap what it is in a program that has been running for a while: resident, and never given back to the system.
-/// To be called first; it starts the program again with the allocator told so.
-pub(crate) fn warm_heap(bytes: usize) {
+/// Stays on one processor, and makes the heap what it is in a program that has been running for a while: resident, and never
+/// given back to the system. To be called first; it starts the program again with the allocator told so.
+pub(crate) fn prepare_process(bytes: usize) {
     const TOLD: [(&str, &str); 2] = [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "2147483647")];
     if TOLD.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
         let program = std::env::current_exe().expect("a running program has a path");
@@ -35,9 +36,20 @@ pub(crate) fn warm_heap(bytes: usize) {
         let error = again.args(std::env::args_os().skip(1)).envs(TOLD).exec();
         panic!("the benchmarks can't be started again: {error}");
     }
+    stay_on_one_processor();
     let mut heap: Vec<u8> = Vec::with_capacity(bytes);
     heap.resize(bytes, 1);
     black_box(heap);
+}
+
+/// The one that the environment names in `CORE`, else the second, where interrupts are fewer.
+fn stay_on_one_processor() {
+    let core = std::env::var("CORE").ok().and_then(|core| core.parse().ok()).unwrap_or(1);
+    let mut set = CpuSet::new();
+    set.set(core);
+    if sched_setaffinity(None, &set).is_err() {
+        eprintln!("processor {core} can't be had alone: figures will vary more");
+    }
 }
 
 /// Which benchmarks are wanted, from the command line.
