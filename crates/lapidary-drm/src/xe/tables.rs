@@ -60,8 +60,9 @@ pub(super) fn reserve(space: &AddressSpace, steps: &StepList<XeTypes>) -> Result
     let mut nodes = space.reserve_unmap()?;
     for step in steps.iter() {
         nodes.merge(match step {
-            Step::Map(mapping) => reserve_mapping(space, &mapping)?,
+            Step::Map(mapping) | Step::Retag { to: mapping, .. } => reserve_mapping(space, &mapping)?,
             Step::Unmap { .. } | Step::Remap { .. } => space.reserve_unmap()?,
+            Step::Prefetch { .. } => continue,
         });
     }
     Ok(nodes)
@@ -116,10 +117,13 @@ pub(super) fn erase(space: &AddressSpace, ranges: impl IntoIterator<Item = VaRan
 
 fn apply(edit: &mut Edit<'_>, step: &Step<'_, XeTypes>, nodes: &mut Nodes) {
     match step {
-        Step::Map(mapping) => map(edit, mapping, nodes),
+        // Over the entries that are there, if it is another tag.
+        Step::Map(mapping) | Step::Retag { to: mapping, .. } => map(edit, mapping, nodes),
         // The mapping that follows shows the same bytes: it writes the same entries over these.
         Step::Unmap { keep: true, .. } | Step::Remap { keep: true, .. } => {}
         Step::Unmap { .. } | Step::Remap { .. } => unmap(edit, step.affected(), nodes),
+        // Memory was moved, and entries written, before the list was made.
+        Step::Prefetch { .. } => {}
     }
 }
 

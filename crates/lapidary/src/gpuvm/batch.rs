@@ -55,11 +55,56 @@ impl<'g, 'a, T: VmTypes> Batch<'g, 'a, T> {
         let mut book = self.guard.vm.book.write();
         let count = book.count_of(vm_bo);
         self.list.reserve(count)?;
-        self.guard.vm.reserve(&mut book, self.list.removed() + count)?;
+        self.guard.vm.reserve(&mut book, self.list.changed() + count)?;
         for mapping in book.mappings_of(vm_bo) {
             self.list.push(Step::Unmap { mapping, keep: false });
         }
         book.remove_all_of(vm_bo);
+        Ok(())
+    }
+
+    /// Gives each mapping's part in `range` the tag that `tag` answers for it.
+    ///
+    /// # Errors
+    /// As [`VmGuard::retag`]. The operations before this one stay in the batch.
+    pub fn retag(
+        &mut self,
+        range: VaRange,
+        tag: impl Fn(&MappingRef<'_, T>) -> T::Tag,
+    ) -> Result<(), VmError> {
+        let vm = self.guard.vm;
+        vm.check_range(range)?;
+        let mut book = vm.book.write();
+        let (met, splits) = {
+            let plan = book.plan_retag(range, &tag);
+            (plan.met, plan.splits())
+        };
+        if met == 0 {
+            return Ok(());
+        }
+        book.check_splits(splits)?;
+        self.list.reserve(met)?;
+        vm.reserve(&mut book, self.list.changed() + met + splits)?;
+        for (from, to) in book.retags(range, &tag) {
+            self.list.push(Step::Retag { from, to });
+        }
+        book.retag(range, &tag);
+        Ok(())
+    }
+
+    /// Adds a [`Prefetch`](Step::Prefetch) step for each mapping in `range`, as they are after the operations before this
+    /// one. Nothing changes on record.
+    ///
+    /// # Errors
+    /// As [`VmGuard::prefetch`]. The operations before this one stay in the batch.
+    pub fn prefetch(&mut self, range: VaRange) -> Result<(), VmError> {
+        let vm = self.guard.vm;
+        vm.check_range(range)?;
+        let book = vm.book.read();
+        self.list.reserve(book.overlapping(range).count())?;
+        for (mapping, part) in book.parts(range) {
+            self.list.push(Step::Prefetch { mapping, part });
+        }
         Ok(())
     }
 
@@ -70,7 +115,7 @@ impl<'g, 'a, T: VmTypes> Batch<'g, 'a, T> {
         let cut = book.cut(range);
         book.check_limit(&cut, request.is_some())?;
         self.list.reserve(cut.removed() + 1)?;
-        vm.reserve(&mut book, self.list.removed() + cut.removed())?;
+        vm.reserve(&mut book, self.list.changed() + cut.removed())?;
         for step in book.steps(&cut, request) {
             self.list.push(step);
         }
@@ -104,9 +149,10 @@ impl<T: VmTypes> Drop for Batch<'_, '_, T> {
             for step in self.list.iter().rev() {
                 match step {
                     Step::Map(mapping) => book.replace_range(mapping.range, None),
-                    Step::Unmap { mapping, .. } | Step::Remap { unmap: mapping, .. } => {
-                        book.replace_range(mapping.range, Some(mapping));
-                    }
+                    Step::Unmap { mapping: was, .. }
+                    | Step::Remap { unmap: was, .. }
+                    | Step::Retag { from: was, .. } => book.replace_range(was.range, Some(was)),
+                    Step::Prefetch { .. } => {}
                 }
             }
             self.guard.vm.release_if_empty(&mut book);

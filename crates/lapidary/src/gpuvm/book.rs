@@ -4,8 +4,9 @@
 //! The list runs through the records by index, so that it costs eight bytes a mapping, and a mapping refers to
 //! its object by the number of a slot: one reference to the `VmBo` is held per object, not per mapping.
 //!
-//! Every change is one [`replace`](Book::replace): what overlaps a range is cut to what is outside, and a new
-//! mapping or nothing takes the range. Room for it is made beforehand; the change itself can't fail.
+//! Every change is a [`replace`](Book::replace): what overlaps a range is cut to what is outside, and a new
+//! mapping or nothing takes the range; or a [`retag`](Book::retag), which splits what reaches over the range's ends and
+//! changes nothing else but tags. Room for it is made beforehand; the change itself can't fail.
 
 use std::collections::HashMap;
 
@@ -147,6 +148,16 @@ impl<T: VmTypes> Book<T> {
         Mappings { book: self, walk: self.store.tree.walk_from(at) }
     }
 
+    /// The mappings that overlap `range`, in order.
+    pub(super) fn overlapping(&self, range: VaRange) -> impl Iterator<Item = MappingRef<'_, T>> {
+        self.mappings_from(range.start().raw()).take_while(move |mapping| mapping.range.overlaps(range))
+    }
+
+    /// The mappings that overlap `range`, in order, with the part of each that is in it.
+    pub(super) fn parts(&self, range: VaRange) -> impl Iterator<Item = (MappingRef<'_, T>, VaRange)> {
+        self.overlapping(range).filter_map(move |mapping| Some((mapping, mapping.range.intersection(range)?)))
+    }
+
     /// All mappings in order.
     pub(super) fn mappings(&self) -> Mappings<'_, T> {
         Mappings { book: self, walk: self.store.tree.walk() }
@@ -170,7 +181,30 @@ impl<T: VmTypes> Book<T> {
 
     /// Mapped objects with a reservation of their own.
     pub(super) fn external(&self) -> impl Iterator<Item = &VmBo<T>> {
-        self.external.iter().filter_map(|slot| self.slots[*slot as usize].held.as_ref())
+        self.external.iter().filter_map(|slot| self.mapped_object(*slot))
+    }
+
+    /// One of them; the order holds until something is mapped or unmapped.
+    pub(super) fn external_at(&self, at: usize) -> Option<&VmBo<T>> {
+        self.external.get(at).and_then(|slot| self.mapped_object(*slot))
+    }
+
+    /// The numbers of those mapped in `range`.
+    pub(super) fn external_in(&self, range: VaRange) -> Result<Vec<u32>, VmError> {
+        let mut slots = Vec::new();
+        for mapping in self.overlapping(range) {
+            let Some(vm_bo) = mapping.vm_bo().filter(|vm_bo| vm_bo.is_external()) else { continue };
+            slots.try_reserve(1).map_err(|_| VmError::OutOfMemory)?;
+            slots.push(vm_bo.slot());
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        Ok(slots)
+    }
+
+    /// A mapped object by its number.
+    pub(super) fn mapped_object(&self, slot: u32) -> Option<&VmBo<T>> {
+        self.slots[slot as usize].held.as_ref()
     }
 
     fn mapping(&self, entry: Entry) -> MappingRef<'_, T> {
@@ -216,7 +250,7 @@ impl<T: VmTypes> Book<T> {
             map: request,
             prev: prev.and_then(|whole| Some(whole.piece(whole.range.below(cut.range)?))),
             next: next.and_then(|whole| Some(whole.piece(whole.range.above(cut.range)?))),
-            removed: cut.removed,
+            met: cut.removed,
         }
     }
 
@@ -235,6 +269,48 @@ impl<T: VmTypes> Book<T> {
         self.store.tree.walk_place(&cut.place).take(cut.removed).map(|entry| self.mapping(entry))
     }
 
+    /// What gets another tag if each mapping's part in `range` gets the one that `tag` has for it: the mapping as it is,
+    /// and its part with the new tag.
+    pub(super) fn retags<'a>(
+        &'a self,
+        range: VaRange,
+        tag: &'a impl Fn(&MappingRef<'_, T>) -> T::Tag,
+    ) -> impl Iterator<Item = (MappingRef<'a, T>, MappingRef<'a, T>)> {
+        self.parts(range).filter_map(move |(from, part)| {
+            let part = from.piece(part);
+            let tag = tag(&part);
+            (tag != part.tag).then_some((from, MappingRef { tag, ..part }))
+        })
+    }
+
+    /// What the driver is shown of a change of tags.
+    pub(super) fn plan_retag<'a>(
+        &'a self,
+        range: VaRange,
+        tag: &'a impl Fn(&MappingRef<'_, T>) -> T::Tag,
+    ) -> Plan<'a, T> {
+        let mut plan = Plan { range, map: None, prev: None, next: None, met: 0 };
+        for (from, to) in self.retags(range, tag) {
+            plan.met += 1;
+            plan.prev = plan.prev.or_else(|| Some(from.piece(from.range.below(to.range)?)));
+            plan.next = from.range.above(to.range).map(|part| from.piece(part));
+        }
+        plan
+    }
+
+    /// Refuses to split so many mappings in two if that makes too many.
+    pub(super) fn check_splits(&self, splits: usize) -> Result<(), VmError> {
+        if splits > 0 && self.len() + splits > self.limit as usize {
+            return Err(VmError::TooManyMappings { limit: self.limit });
+        }
+        Ok(())
+    }
+
+    /// Whether so many mappings can be split in two without memory.
+    pub(super) fn has_room_to_split(&self, splits: usize) -> bool {
+        splits == 0 || self.store.has_spare(splits)
+    }
+
     /// Refuses a cut that would leave too many mappings.
     #[inline]
     pub(super) fn check_limit(&self, cut: &Cut, mapped: bool) -> Result<(), VmError> {
@@ -251,16 +327,25 @@ impl<T: VmTypes> Book<T> {
         self.store.has_room(&cut.place, cut.removed, cut.left(mapped))
     }
 
-    /// Makes room for one change, and `more` mappings beside it. `charge` is asked first for the bytes it takes, and
-    /// they are on [`charged`](Self::charged) from then on.
-    pub(super) fn reserve(&mut self, more: usize, charge: impl FnOnce(usize) -> bool) -> Result<(), VmError> {
-        let bytes = self.store.growth_bytes(more);
-        if bytes > 0 && !charge(bytes) {
+    /// Makes room for one change, and `more` mappings beside it. `charge` is asked first for the bytes it takes, which are
+    /// on [`charged`](Self::charged) from then on; `credit` is told of those that were not to be had.
+    pub(super) fn reserve(
+        &mut self,
+        more: usize,
+        charge: impl FnOnce(usize) -> bool,
+        credit: impl FnOnce(usize),
+    ) -> Result<(), VmError> {
+        let (wanted, before) = (self.store.growth_bytes(more), self.store.bytes());
+        if wanted > 0 && !charge(wanted) {
             return Err(VmError::OutOfMemory);
         }
-        // What a failure leaves charged is credited with the rest, when the memory goes.
-        self.charged += bytes;
-        if self.store.reserve(more) { Ok(()) } else { Err(VmError::OutOfMemory) }
+        let reserved = self.store.reserve(more);
+        let gained = self.store.bytes() - before;
+        self.charged += gained;
+        if gained < wanted {
+            credit(wanted - gained);
+        }
+        if reserved { Ok(()) } else { Err(VmError::OutOfMemory) }
     }
 
     /// The bytes charged for memory that is given back; 0 while any is held.
@@ -318,6 +403,55 @@ impl<T: VmTypes> Book<T> {
         self.replace(&cut, request);
     }
 
+    /// Gives each mapping's part in `range` the tag that `tag` has for it. See [`retags`](Self::retags), which must give the
+    /// same when it is asked again.
+    ///
+    /// Room for two splits was made by [`reserve`](Self::reserve).
+    pub(super) fn retag(&mut self, range: VaRange, tag: &impl Fn(&MappingRef<'_, T>) -> T::Tag) {
+        let mut rest = Some(range);
+        while let Some((range, tag)) =
+            rest.and_then(|rest| self.retags(rest, tag).next().map(|(_, to)| (to.range, to.tag)))
+        {
+            self.set_tag(range, tag);
+            rest = rest.and_then(|rest| rest.above(range));
+        }
+    }
+
+    /// Gives `part` of one mapping another tag; what is outside becomes mappings of their own.
+    fn set_tag(&mut self, part: VaRange, tag: T::Tag) {
+        let (start, end) = (part.start().raw(), part.end().raw());
+        let place = self.store.tree.place(start);
+        let Some(whole) = self.store.tree.walk_place(&place).next() else { return };
+        debug_assert!(whole.start <= start && end <= whole.end);
+        let mut pieces = [whole; 3];
+        let (mut tagged, mut count) = (0, 1);
+        let mut lists = self.lists();
+        if whole.start < start {
+            pieces[0].end = start;
+            pieces[1] = Entry { start, id: lists.split(whole.id, start), ..whole };
+            (tagged, count) = (1, 2);
+        }
+        if end < whole.end {
+            let id = lists.split(pieces[tagged].id, end);
+            pieces[tagged].end = end;
+            pieces[tagged + 1] = Entry { start: end, end: whole.end, id };
+            count += 1;
+        }
+        self.store.records.get_mut(pieces[tagged].id).tag = tag;
+        if count > 1 {
+            self.store.tree.splice(&place, 1, &pieces[..count]);
+        }
+    }
+
+    fn lists(&mut self) -> Lists<'_, T> {
+        Lists {
+            records: &mut self.store.records,
+            slots: &mut self.slots,
+            idle: &mut self.idle,
+            external: &mut self.external,
+        }
+    }
+
     /// Removes all mappings of an object.
     pub(super) fn remove_all_of(&mut self, vm_bo: &VmBo<T>) {
         while let Some(range) = self.mappings_of(vm_bo).next().map(|mapping| mapping.range) {
@@ -333,11 +467,16 @@ impl<T: VmTypes> Book<T> {
         VmBo::upgrade(&self.slots[slot as usize].known)
     }
 
-    /// Makes a tie to an object that has none; `make` is given its slot.
+    /// How many objects can be known at most without room for more.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Makes a tie to an object that has none; `make` is given its slot. If it fails, nothing has changed.
     pub(super) fn tie(
         &mut self,
         object: ObjectId,
-        make: impl FnOnce(u32) -> VmBo<T>,
+        make: impl FnOnce(u32) -> Result<VmBo<T>, VmError>,
     ) -> Result<VmBo<T>, VmError> {
         if self.closed {
             return Err(VmError::Closed);
@@ -356,7 +495,7 @@ impl<T: VmTypes> Book<T> {
             self.free_slots = self.slots.len() as u32 - 1;
         }
         let index = self.free_slots;
-        let vm_bo = make(index);
+        let vm_bo = make(index)?;
         let slot = &mut self.slots[index as usize];
         self.free_slots = slot.chain;
         *slot = Slot { known: vm_bo.downgrade(), object: Some(object), ..Slot::free(NONE) };
@@ -418,6 +557,9 @@ impl<T: VmTypes> Book<T> {
         if self.store.records.live() != self.len() {
             return Err("a record without a range");
         }
+        if self.charged != self.store.bytes() {
+            return Err("what was charged is not what is held");
+        }
         let mut counts = vec![0u32; self.slots.len()];
         for entry in self.store.tree.walk() {
             let record = self.store.records.get(entry.id);
@@ -428,18 +570,27 @@ impl<T: VmTypes> Book<T> {
                 counts[record.slot as usize] += 1;
             }
         }
-        for (slot, count) in self.slots.iter().zip(counts) {
-            self.check_slot(slot, count)?;
+        for (index, count) in counts.into_iter().enumerate() {
+            self.check_slot(index, count)?;
+        }
+        if self.slots.iter().filter(|slot| slot.external_at != NONE).count() != self.external.len() {
+            return Err("the list of external objects is too long");
         }
         Ok(())
     }
 
-    fn check_slot(&self, slot: &Slot<T>, count: u32) -> Result<(), &'static str> {
+    fn check_slot(&self, index: usize, count: u32) -> Result<(), &'static str> {
+        let slot = &self.slots[index];
         if slot.count != count {
             return Err("an object's count is not the number of its mappings");
         }
         if slot.held.is_some() != (count > 0 || slot.idle) {
             return Err("an object is held without a mapping, or the other way round");
+        }
+        let external = count > 0 && slot.held.as_ref().is_some_and(VmBo::is_external);
+        let listed = self.external.get(slot.external_at as usize).is_some_and(|at| *at as usize == index);
+        if listed != external || (slot.external_at != NONE) != external {
+            return Err("an external object is not listed, or another is");
         }
         let (mut at, mut before, mut listed) = (slot.head, NONE, 0);
         while at != NONE {
@@ -500,6 +651,13 @@ impl<T: VmTypes> Lists<'_, T> {
         let twin = self.records.put(Record { prev: NONE, next: NONE, ..record });
         self.link(twin, record.slot);
         twin
+    }
+
+    /// Splits `id`'s mapping at `start`; the record of the part above.
+    fn split(&mut self, id: u32, start: u64) -> u32 {
+        let above = self.duplicate(id);
+        self.advance(above, start);
+        above
     }
 
     /// Lets a record begin at `start`.

@@ -36,8 +36,8 @@ pub enum VmError {
         /// The limit.
         limit: u32,
     },
-    /// No memory for the records or the index.
-    #[error("out of memory for mapping records")]
+    /// No memory for the records, the index or the list of steps, or none that the owner may have.
+    #[error("out of memory for an address space's records")]
     OutOfMemory,
     /// The `VmBo` belongs to another address space.
     #[error("the object was tied to another address space")]

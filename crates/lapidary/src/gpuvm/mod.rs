@@ -58,6 +58,20 @@
 //!            |----N = A@0x7000 ...----|        if N starts 0x7000 behind o: keep
 //! ```
 //!
+//! # What else a request can be
+//!
+//! A *retag* gives what is mapped in a range another tag: caching, access, advice on where memory should be. Each mapping
+//! whose tag that changes is split at the range's ends and becomes one `Retag`; a mapping that has the tag is left alone.
+//!
+//! ```text
+//!     |--a, tag 0--|  |-b, 0-|-c, 1-|  |----d, 0----|      Retag a {a2}, Retag b, Retag d {d1}
+//!            |---------retag to 1----------|
+//!     |-a1,0-|a2,1-|  |-b, 1-|-c, 1-|  |d1,1|-d2, 0-|
+//! ```
+//!
+//! A *prefetch* changes nothing on record: it is one `Prefetch` for each mapping in a range, for the driver to bring memory
+//! and page-table entries where they will be wanted.
+//!
 //! # How a driver uses it
 //!
 //! At once, when the page tables can be changed right away:
@@ -74,7 +88,7 @@
 //! let mut guard = vm.lock()?;
 //! let mut batch = guard.batch();
 //! for op in request.ops {
-//!     batch.map(..)?;  // or unmap, unmap_object: an error takes the whole batch back
+//!     batch.map(..)?;  // or unmap, unmap_object, retag, prefetch: an error takes the whole batch back
 //! }
 //! page_tables.reserve(batch.steps())?;
 //! let steps = batch.commit();
@@ -97,6 +111,13 @@
 //! # Left to others
 //!
 //! Page tables, memory, moving objects (`residency`), job order, the memory of clients.
+//!
+//! # Without memory
+//!
+//! A request that finds none is [refused](VmError::OutOfMemory) and changes nothing; what must not fail asks for none:
+//! steps, undoing a batch, going through a step list, evicting, letting go, closing. Two things have no such way out in
+//! Rust's library and end the program instead, as they do everywhere in it: the shared pointers behind a new address space
+//! and a new tie, and the reaper's note that the last handle of an address space is gone.
 
 pub mod store;
 mod va;

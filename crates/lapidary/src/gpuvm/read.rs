@@ -58,8 +58,7 @@ impl<'a, T: VmTypes> VmRead<'a, T> {
 
     /// The mappings that overlap `range`, in order.
     pub fn range(&self, range: VaRange) -> impl Iterator<Item = MappingRef<'_, T>> {
-        let start = range.start().raw();
-        self.book.mappings_from(start).take_while(move |mapping| mapping.range.overlaps(range))
+        self.book.overlapping(range)
     }
 
     /// All mappings, in order.

@@ -1,8 +1,9 @@
 //! Steps: what a change of an address space means to its page tables.
 //!
 //! A request is cut against the mappings it meets (see the pictures in [the folder's head](super)) and becomes
-//! `Unmap` and `Remap` steps in ascending order, then a `Map` if something is to be mapped. A driver either
-//! takes them as they come ([`Steps`]) or gets a [`StepList`] to carry out later.
+//! `Unmap` and `Remap` steps in ascending order, then a `Map` if something is to be mapped; or a `Retag` or a
+//! `Prefetch` for each mapping it is about. A driver either takes them as they come ([`Steps`]) or gets a
+//! [`StepList`] to carry out later.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -35,6 +36,21 @@ pub enum Step<'a, T: VmTypes> {
         /// As with [`Step::Unmap`], for the part that goes.
         keep: bool,
     },
+    /// A mapping, or a part of it, shows the same bytes as before under another tag. What `from` has outside `to`
+    /// stays as one or two mappings of its own; their page-table entries are right, as with [`Step::Remap`].
+    Retag {
+        /// What was there as a whole, with its old tag.
+        from: MappingRef<'a, T>,
+        /// What has the new tag, its backing advanced to match.
+        to: MappingRef<'a, T>,
+    },
+    /// What a part of a mapping shows will be used soon. On record nothing changes.
+    Prefetch {
+        /// The mapping as a whole.
+        mapping: MappingRef<'a, T>,
+        /// What of it was asked for.
+        part: VaRange,
+    },
 }
 
 impl<'a, T: VmTypes> Step<'a, T> {
@@ -53,11 +69,14 @@ impl<'a, T: VmTypes> Step<'a, T> {
         Step::Remap { unmap: mapping, prev, next, keep }
     }
 
-    /// The range whose translation the step changes: what appears, or what goes without the ends that stay.
+    /// The range that the step is about: what appears, what goes without the ends that stay, what has another tag, or
+    /// what was asked for.
     pub fn affected(&self) -> VaRange {
         match self {
             Step::Map(mapping) => mapping.range,
             Step::Unmap { mapping, .. } => mapping.range,
+            Step::Retag { to, .. } => to.range,
+            Step::Prefetch { part, .. } => *part,
             Step::Remap { unmap, prev, next, .. } => {
                 let start = prev.map_or(unmap.range.start(), |prev| prev.range.end());
                 let end = next.map_or(unmap.range.end(), |next| next.range.start());
@@ -69,7 +88,7 @@ impl<'a, T: VmTypes> Step<'a, T> {
     /// Whether page-table entries may stay as they are.
     pub fn keep(&self) -> bool {
         match self {
-            Step::Map(_) => false,
+            Step::Map(_) | Step::Retag { .. } | Step::Prefetch { .. } => false,
             Step::Unmap { keep, .. } | Step::Remap { keep, .. } => *keep,
         }
     }
@@ -92,6 +111,8 @@ impl<T: VmTypes> fmt::Debug for Step<'_, T> {
                 let range = |end: &Option<MappingRef<'_, T>>| end.map(|end| end.range);
                 write!(f, "remap {unmap:?} prev={:?} next={:?} keep={keep}", range(prev), range(next))
             }
+            Step::Retag { from, to } => write!(f, "retag {from:?} in={:?}", to.range),
+            Step::Prefetch { mapping, part } => write!(f, "prefetch {mapping:?} part={part:?}"),
         }
     }
 }
@@ -102,14 +123,21 @@ impl<T: VmTypes> fmt::Debug for Step<'_, T> {
 pub struct Plan<'a, T: VmTypes> {
     /// The range asked for.
     pub range: VaRange,
-    /// The mapping that will appear, unless this is an unmap.
+    /// The mapping that will appear, if one will.
     pub map: Option<MappingRef<'a, T>>,
     /// The end of a cut mapping that stays below the range.
     pub prev: Option<MappingRef<'a, T>>,
     /// The end of a cut mapping that stays above the range.
     pub next: Option<MappingRef<'a, T>>,
-    /// How many mappings go or are cut.
-    pub removed: usize,
+    /// How many mappings go, are cut, get another tag or are to be prefetched.
+    pub met: usize,
+}
+
+impl<T: VmTypes> Plan<'_, T> {
+    /// How many mappings are split in two, where nothing is taken away.
+    pub(super) fn splits(&self) -> usize {
+        usize::from(self.prev.is_some()) + usize::from(self.next.is_some())
+    }
 }
 
 /// A driver's side of a change made at once.
@@ -149,6 +177,8 @@ impl<T: VmTypes> Steps<T> for () {
 enum Owned<T: VmTypes> {
     Map(Mapping<T>),
     Cut { mapping: Mapping<T>, prev: Option<VaRange>, next: Option<VaRange>, keep: bool },
+    Retag { from: Mapping<T>, part: VaRange, tag: T::Tag },
+    Prefetch { mapping: Mapping<T>, part: VaRange },
 }
 
 impl<T: VmTypes> Owned<T> {
@@ -164,6 +194,8 @@ impl<T: VmTypes> Owned<T> {
                 next: next.map(|next| next.range),
                 keep,
             },
+            Step::Retag { from, to } => Owned::Retag { from: from.to_owned(), part: to.range, tag: to.tag },
+            Step::Prefetch { mapping, part } => Owned::Prefetch { mapping: mapping.to_owned(), part },
         }
     }
 
@@ -182,6 +214,11 @@ impl<T: VmTypes> Owned<T> {
                     keep: *keep,
                 }
             }
+            Owned::Retag { from, part, tag } => {
+                let from = from.as_ref();
+                Step::Retag { from, to: MappingRef { tag: *tag, ..from.piece(*part) } }
+            }
+            Owned::Prefetch { mapping, part } => Step::Prefetch { mapping: mapping.as_ref(), part: *part },
         }
     }
 }
@@ -193,12 +230,12 @@ impl<T: VmTypes> Owned<T> {
 /// going through it allocates nothing.
 pub struct StepList<T: VmTypes> {
     steps: Vec<Owned<T>>,
-    removed: usize,
+    changed: usize,
 }
 
 impl<T: VmTypes> StepList<T> {
     pub(super) const fn new() -> Self {
-        StepList { steps: Vec::new(), removed: 0 }
+        StepList { steps: Vec::new(), changed: 0 }
     }
 
     /// Number of steps.
@@ -216,9 +253,9 @@ impl<T: VmTypes> StepList<T> {
         self.steps.iter().map(Owned::as_step)
     }
 
-    /// How many of the steps take something away.
-    pub(super) fn removed(&self) -> usize {
-        self.removed
+    /// How many of the steps change a mapping that was there: so many are put back if the steps are undone.
+    pub(super) fn changed(&self) -> usize {
+        self.changed
     }
 
     pub(super) fn reserve(&mut self, more: usize) -> Result<(), VmError> {
@@ -227,8 +264,8 @@ impl<T: VmTypes> StepList<T> {
 
     /// Adds a step; room was [reserved](Self::reserve).
     pub(super) fn push(&mut self, step: Step<'_, T>) {
-        if !matches!(step, Step::Map(_)) {
-            self.removed += 1;
+        if !matches!(step, Step::Map(_) | Step::Prefetch { .. }) {
+            self.changed += 1;
         }
         self.steps.push(Owned::new(step));
     }

@@ -15,10 +15,10 @@
 
 use std::fmt;
 
-use super::VmTypes;
 use super::va::VaRange;
 use super::vm::VmInner;
 use super::vm_bo::VmBo;
+use super::{MapRequest, VmTypes};
 use crate::exec::{Duplicates, Exec, ExecError};
 use crate::fence::{Fence, Interrupt};
 use crate::resv::{Reservation, Usage};
@@ -33,35 +33,34 @@ impl<'a, T: VmTypes> Locked<'a, T> {
         Locked { vm }
     }
 
-    /// The reservations of everything mapped: the address space's own first, then the external objects'.
-    pub fn reservations(&self) -> Vec<Reservation> {
-        let book = self.vm.book.read_recursive();
-        let external = book.external().filter_map(|vm_bo| T::reservation(vm_bo.object()).cloned());
-        std::iter::once(self.vm.reservation().clone()).chain(external).collect()
-    }
-
-    /// The reservations of what is mapped in `range`, and the address space's own.
-    pub fn reservations_in(&self, range: VaRange) -> Vec<Reservation> {
-        let book = self.vm.book.read_recursive();
-        let met = book.mappings_from(range.start().raw()).take_while(|mapping| mapping.range.overlaps(range));
-        let external = met.filter_map(|mapping| {
-            let vm_bo = mapping.vm_bo().filter(|vm_bo| vm_bo.is_external())?;
-            T::reservation(vm_bo.object()).cloned()
-        });
-        std::iter::once(self.vm.reservation().clone()).chain(external).collect()
-    }
-
     /// Locks the reservations of everything mapped, with room for `fences` more fences in each.
     ///
     /// # Errors
     /// Those of [`Exec::run`].
     #[track_caller]
     pub fn lock_all(&self, fences: usize, interrupt: &Interrupt) -> Result<Exec<'static>, ExecError> {
-        let (exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| self.lock_in(exec, fences))?;
+        self.lock_all_and([], fences, interrupt)
+    }
+
+    /// As [`lock_all`](Self::lock_all), and `others` besides, which need not be mapped.
+    ///
+    /// # Errors
+    /// Those of [`Exec::run`].
+    #[track_caller]
+    pub fn lock_all_and<'r>(
+        &self,
+        others: impl IntoIterator<Item = &'r Reservation> + Clone,
+        fences: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Exec<'r>, ExecError> {
+        let (exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| {
+            self.lock_in(exec, fences)?;
+            others.clone().into_iter().try_for_each(|other| exec.prepare(other, fences))
+        })?;
         Ok(exec)
     }
 
-    /// As [`lock_all`](Self::lock_all), but what is mapped in `range` only.
+    /// As [`lock_all`](Self::lock_all), but what is mapped in `range` only, and the address space's own reservation.
     ///
     /// # Errors
     /// Those of [`Exec::run`].
@@ -72,9 +71,8 @@ impl<'a, T: VmTypes> Locked<'a, T> {
         fences: usize,
         interrupt: &Interrupt,
     ) -> Result<Exec<'static>, ExecError> {
-        let reservations = self.reservations_in(range);
         let (exec, ()) =
-            Exec::run(Duplicates::Allow, interrupt, |exec| lock_each(reservations.clone(), exec, fences))?;
+            Exec::run(Duplicates::Allow, interrupt, |exec| self.lock_range_in(exec, range, fences))?;
         Ok(exec)
     }
 
@@ -82,13 +80,62 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     /// duplicates: external objects may share a reservation among themselves.
     ///
     /// # Errors
-    /// Those of [`Exec::lock`]; the caller passes them on.
+    /// Those of [`Exec::prepare`]; the caller passes them on.
     #[track_caller]
     pub fn lock_in(&self, exec: &mut Exec<'_>, fences: usize) -> Result<(), ExecError> {
-        lock_each(self.reservations(), exec, fences)
+        exec.prepare_owned(self.vm.reservation().clone(), fences)?;
+        let external = |at| self.vm.book.read_recursive().external_at(at).and_then(reservation_of);
+        let mut at = 0;
+        // The list stays as it is: what is mapped can't change meanwhile.
+        while let Some(reservation) = external(at) {
+            exec.prepare_owned(reservation, fences)?;
+            at += 1;
+        }
+        Ok(())
     }
 
-    /// Whether something was evicted since the last validation.
+    /// As [`lock_in`](Self::lock_in), but what is mapped in `range` only, and the address space's own reservation: what a
+    /// request to unmap `range`, or to change or prefetch what is there, touches.
+    ///
+    /// # Errors
+    /// Those of [`Exec::prepare`]; the caller passes them on. [`ExecError::OutOfMemory`] for the list of objects too.
+    #[track_caller]
+    pub fn lock_range_in(&self, exec: &mut Exec<'_>, range: VaRange, fences: usize) -> Result<(), ExecError> {
+        exec.prepare_owned(self.vm.reservation().clone(), fences)?;
+        let objects = self.vm.book.read_recursive().external_in(range);
+        for object in objects.map_err(|_| ExecError::OutOfMemory(fences))? {
+            let reservation = self.vm.book.read_recursive().mapped_object(object).and_then(reservation_of);
+            if let Some(reservation) = reservation {
+                exec.prepare_owned(reservation, fences)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`lock_in`](Self::lock_in), but only what `request` touches: what is mapped where it goes, the object it maps, and
+    /// the address space's own reservation.
+    ///
+    /// A list of requests can be locked in turn before the first is put on record: what a later one meets because of an
+    /// earlier one, the earlier one has locked.
+    ///
+    /// # Errors
+    /// As [`lock_range_in`](Self::lock_range_in).
+    #[track_caller]
+    pub fn lock_map_in(
+        &self,
+        exec: &mut Exec<'_>,
+        request: &MapRequest<'_, T>,
+        fences: usize,
+    ) -> Result<(), ExecError> {
+        self.lock_range_in(exec, request.range, fences)?;
+        let external = request.vm_bo().filter(|vm_bo| vm_bo.is_external());
+        match external.and_then(reservation_of) {
+            Some(reservation) => exec.prepare_owned(reservation, fences),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether something was evicted since the last validation. May be so for what was brought back by other means since.
     pub fn needs_validation(&self) -> bool {
         self.vm.has_evicted()
     }
@@ -101,12 +148,48 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     pub fn validate<E>(&self, mut bring_back: impl FnMut(&VmBo<T>) -> Result<(), E>) -> Result<(), E> {
         while let Some(vm_bo) = self.vm.next_evicted() {
             if let Err(error) = bring_back(&vm_bo) {
-                self.vm.note_evicted(vm_bo.downgrade());
+                self.vm.note_evicted(&vm_bo);
                 return Err(error);
             }
             vm_bo.set_valid();
         }
         Ok(())
+    }
+
+    /// As [`validate`](Self::validate), but what is mapped in `range` only, whose reservations must be locked. What is
+    /// evicted elsewhere stays on the list.
+    ///
+    /// # Errors
+    /// What `bring_back` fails with. The object, and those not yet tried, stay evicted.
+    pub fn validate_range<E>(
+        &self,
+        range: VaRange,
+        mut bring_back: impl FnMut(&VmBo<T>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            let mut rest = Some(range);
+            let mut met = false;
+            while let Some((vm_bo, at)) = rest.and_then(|rest| self.first_evicted_in(rest)) {
+                bring_back(&vm_bo)?;
+                vm_bo.set_valid();
+                met = true;
+                rest = range.above(at);
+            }
+            // Bringing one back may have evicted one that was passed.
+            if !met {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The first object mapped in `range` that is evicted, and where that mapping is.
+    fn first_evicted_in(&self, range: VaRange) -> Option<(VmBo<T>, VaRange)> {
+        let book = self.vm.book.read_recursive();
+        let mut evicted = book.overlapping(range).filter_map(|mapping| {
+            let vm_bo = mapping.vm_bo().filter(|vm_bo| vm_bo.is_evicted())?;
+            Some((vm_bo.clone(), mapping.range))
+        });
+        evicted.next()
     }
 
     /// Adds `fence` to every reservation that `exec` has locked: with usage `local` to the address space's own,
@@ -120,12 +203,8 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     }
 }
 
-#[track_caller]
-fn lock_each(reservations: Vec<Reservation>, exec: &mut Exec<'_>, fences: usize) -> Result<(), ExecError> {
-    for reservation in reservations {
-        exec.prepare_owned(reservation, fences)?;
-    }
-    Ok(())
+fn reservation_of<T: VmTypes>(vm_bo: &VmBo<T>) -> Option<Reservation> {
+    T::reservation(vm_bo.object()).cloned()
 }
 
 impl<T: VmTypes> fmt::Debug for Locked<'_, T> {

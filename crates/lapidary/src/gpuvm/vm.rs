@@ -1,8 +1,8 @@
 //! The address space itself: who may change it, who may read it, how it ends.
 //!
 //! [`GpuVm`] says which locks there are and when they are taken. Two more, of the evicted and the untied objects, are
-//! held for one push or take each, and nothing is done under them: they are taken where a tie is dropped or an object
-//! evicted, which may be anywhere.
+//! held to put on or take off the list alone: they are taken where a tie is dropped or an object evicted, which may be
+//! anywhere and must not fail. So each tie has a place on either list from the start, and is on it once at most.
 //!
 //! The store is changed in two steps, a look under the book's lock for reading and the change under its lock for
 //! writing, with the driver's steps in between. What was found stays good, since the right to change is held and
@@ -181,15 +181,14 @@ impl<T: VmTypes> GpuVm<T> {
         if let Some(found) = vm.book.read().find(id) {
             return Ok(found);
         }
-        let object = object.clone();
-        let external = T::reservation(&object).is_some_and(|resv| !resv.ptr_eq(&vm.reservation));
+        let external = T::reservation(object).is_some_and(|resv| !resv.ptr_eq(&vm.reservation));
         let mut book = vm.book.write();
-        // Somebody may have been faster. The handles of both go after the book's lock.
+        // Somebody may have been faster.
         if let Some(found) = book.find(id) {
-            drop(book);
             return Ok(found);
         }
         vm.clear_untied(&mut book);
+        vm.reserve_notes(book.slots() + 1)?;
         book.tie(id, |slot| VmBo::new(object, Arc::downgrade(vm), slot, external))
     }
 
@@ -250,8 +249,8 @@ impl<T: VmTypes> VmInner<T> {
         let book = std::mem::replace(&mut *self.book.write(), Book::closed());
         T::credit(&self.space, book.charged());
         drop(book);
-        let evicted = std::mem::take(&mut *self.evicted.lock());
-        drop(evicted);
+        // Ties that live on keep their places on the lists.
+        self.evicted.lock().clear();
     }
 
     pub(super) fn config(&self) -> &VmConfig {
@@ -300,7 +299,22 @@ impl<T: VmTypes> VmInner<T> {
 
     /// Makes room for one change, and `more` mappings beside it, at the expense of the address space's owner.
     pub(super) fn reserve(&self, book: &mut Book<T>, more: usize) -> Result<(), VmError> {
-        book.reserve(more, |bytes| T::charge(&self.space, bytes))
+        book.reserve(more, |bytes| T::charge(&self.space, bytes), |bytes| T::credit(&self.space, bytes))
+    }
+
+    /// Makes sure that each of `ties` objects can be noted as evicted and as untied.
+    fn reserve_notes(&self, ties: usize) -> Result<(), VmError> {
+        let no_memory = |_| VmError::OutOfMemory;
+        let mut evicted = self.evicted.lock();
+        if evicted.capacity() - evicted.len() < ties {
+            // Ties that are gone need no place.
+            evicted.retain(|tie| tie.strong_count() > 0);
+            evicted.try_reserve(ties).map_err(no_memory)?;
+        }
+        drop(evicted);
+        let mut untied = self.untied.lock();
+        let more = ties.saturating_sub(untied.len());
+        untied.try_reserve(more).map_err(no_memory)
     }
 
     /// Gives the records' memory back if nothing is mapped.
@@ -321,8 +335,13 @@ impl<T: VmTypes> VmInner<T> {
         }
     }
 
-    pub(super) fn note_evicted(&self, vm_bo: Weak<VmBoInner<T>>) {
-        self.evicted.lock().push(vm_bo);
+    /// Lists an object as evicted. Called where that happens, which may be anywhere.
+    pub(super) fn note_evicted(&self, vm_bo: &VmBo<T>) {
+        if vm_bo.enlist() {
+            let mut evicted = self.evicted.lock();
+            debug_assert!(evicted.len() < evicted.capacity(), "a tie has its place from the start");
+            evicted.push(vm_bo.downgrade());
+        }
     }
 
     /// Takes one object off the evicted list.
@@ -330,7 +349,9 @@ impl<T: VmTypes> VmInner<T> {
         loop {
             // The lock ends with the statement, before the tie can be dropped.
             let weak = self.evicted.lock().pop()?;
-            if let Some(vm_bo) = VmBo::upgrade(&weak).filter(VmBo::is_evicted) {
+            let Some(vm_bo) = VmBo::upgrade(&weak) else { continue };
+            vm_bo.delist();
+            if vm_bo.is_evicted() {
                 return Some(vm_bo);
             }
         }
@@ -343,6 +364,7 @@ impl<T: VmTypes> VmInner<T> {
     /// A tie is gone; its slot can be used again. Called by its drop, anywhere.
     pub(super) fn note_untied(&self, slot: u32) {
         let mut untied = self.untied.lock();
+        debug_assert!(untied.len() < untied.capacity(), "a tie has its place from the start");
         untied.push(slot);
         self.has_untied.store(true, Ordering::Release);
     }
@@ -352,12 +374,9 @@ impl<T: VmTypes> VmInner<T> {
         if !self.has_untied.load(Ordering::Acquire) {
             return;
         }
-        let slots = {
-            let mut untied = self.untied.lock();
-            self.has_untied.store(false, Ordering::Release);
-            std::mem::take(&mut *untied)
-        };
-        for slot in slots {
+        let mut untied = self.untied.lock();
+        self.has_untied.store(false, Ordering::Release);
+        for slot in untied.drain(..) {
             book.untie(slot);
         }
     }
@@ -408,7 +427,7 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
                 map: None,
                 prev: None,
                 next: None,
-                removed: count,
+                met: count,
             })?;
             for mapping in book.mappings_of(vm_bo) {
                 steps.step(Step::Unmap { mapping, keep: false });
@@ -422,6 +441,68 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
             book.has_idle()
         };
         self.vm.let_go(more);
+        Ok(())
+    }
+
+    /// Gives each mapping's part in `range` the tag that `tag` answers for it; a part that has that tag already is left
+    /// alone, and what is not mapped is no error. Mappings are split at the range's ends where that makes a difference.
+    ///
+    /// `tag` gets the part as it is, backing included. It is asked more than once and must not change its mind.
+    ///
+    /// # Errors
+    /// As with [`map`](Self::map).
+    pub fn retag<S: Steps<T>>(
+        &mut self,
+        range: VaRange,
+        tag: impl Fn(&MappingRef<'_, T>) -> T::Tag,
+        steps: &mut S,
+    ) -> Result<(), S::Error> {
+        let vm = self.vm;
+        vm.check_range(range)?;
+        {
+            let mut book = vm.book.read();
+            let mut plan = book.plan_retag(range, &tag);
+            if plan.met == 0 {
+                return Ok(());
+            }
+            book.check_splits(plan.splits())?;
+            if !book.has_room_to_split(plan.splits()) {
+                let splits = plan.splits();
+                drop(book);
+                vm.reserve(&mut vm.book.write(), splits)?;
+                book = vm.book.read();
+                plan = book.plan_retag(range, &tag);
+            }
+            steps.reserve(&plan)?;
+            for (from, to) in book.retags(range, &tag) {
+                steps.step(Step::Retag { from, to });
+            }
+            steps.flush();
+        }
+        vm.book.write().retag(range, &tag);
+        Ok(())
+    }
+
+    /// Has the driver prepare the use of what is mapped in `range`: gives it a [`Prefetch`](Step::Prefetch) step for each
+    /// mapping there, in order, and one `flush`. Nothing changes on record.
+    ///
+    /// The steps run with the book locked, so they may write page-table entries, but not lock reservations to move
+    /// memory: that is for a [batch](Batch::prefetch).
+    ///
+    /// # Errors
+    /// [`VmError::OutsideSpace`], [`VmError::KernelReserved`], and whatever [`Steps::reserve`] fails with.
+    pub fn prefetch<S: Steps<T>>(&mut self, range: VaRange, steps: &mut S) -> Result<(), S::Error> {
+        self.vm.check_range(range)?;
+        let book = self.vm.book.read();
+        let met = book.overlapping(range).count();
+        if met == 0 {
+            return Ok(());
+        }
+        steps.reserve(&Plan { range, map: None, prev: None, next: None, met })?;
+        for (mapping, part) in book.parts(range) {
+            steps.step(Step::Prefetch { mapping, part });
+        }
+        steps.flush();
         Ok(())
     }
 

@@ -17,6 +17,7 @@
 
 use core::fmt;
 
+use super::error::VmError;
 use super::vm::{GpuVm, VmInner};
 use super::{ObjectId, VmTypes};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -32,16 +33,35 @@ pub(super) struct VmBoInner<T: VmTypes> {
     slot: u32,
     external: bool,
     evicted: AtomicBool,
+    /// Whether the address space's list of evicted objects has it, evicted or not.
+    listed: AtomicBool,
 }
 
 impl<T: VmTypes> VmBo<T> {
-    pub(super) fn new(object: T::Object, vm: Weak<VmInner<T>>, slot: u32, external: bool) -> Self {
-        let inner = Arc::new(VmBoInner { object, vm, slot, external, evicted: AtomicBool::new(false) });
-        let this = VmBo(inner);
-        if let Some(list) = T::vm_bos(&this.0.object) {
-            list.0.lock().push(Arc::downgrade(&this.0));
+    pub(super) fn new(
+        object: &T::Object,
+        vm: Weak<VmInner<T>>,
+        slot: u32,
+        external: bool,
+    ) -> Result<Self, VmError> {
+        let held = object.clone();
+        let mut list = T::vm_bos(object).map(|list| list.0.lock());
+        if let Some(list) = &mut list {
+            list.try_reserve(1).map_err(|_| VmError::OutOfMemory)?;
         }
-        this
+        let inner = VmBoInner {
+            object: held,
+            vm,
+            slot,
+            external,
+            evicted: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+        };
+        let inner = Arc::new(inner);
+        if let Some(list) = &mut list {
+            list.push(Arc::downgrade(&inner));
+        }
+        Ok(VmBo(inner))
     }
 
     pub(super) fn upgrade(weak: &Weak<VmBoInner<T>>) -> Option<Self> {
@@ -100,20 +120,30 @@ impl<T: VmTypes> VmBo<T> {
     /// Notes that the object's memory is gone from where the page tables say it is: the address space's next
     /// [`validate`](super::Locked::validate) meets it.
     ///
-    /// Call it with the object's reservation held. Takes no lock but the address space's list of evicted objects,
-    /// under which nothing else is taken.
+    /// Call it with the object's reservation held. Never fails. Takes no lock but the address space's list of evicted
+    /// objects, under which nothing else is taken.
     pub fn evict(&self) {
-        if self.0.evicted.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        // Before it is put on the list: who takes it off looks at this afterwards.
+        self.0.evicted.store(true, Ordering::Release);
         if let Some(vm) = self.vm() {
-            vm.inner().note_evicted(self.downgrade());
+            vm.inner().note_evicted(self);
         }
     }
 
-    /// Notes that the object is where the page tables say. Call it with the object's reservation held.
-    pub(super) fn set_valid(&self) {
+    /// Notes that the object is where the page tables say. Call it with the object's reservation held. Validation does it
+    /// for what it has had brought back; a driver that brought an object back by itself saves the next one the work.
+    pub fn set_valid(&self) {
         self.0.evicted.store(false, Ordering::Release);
+    }
+
+    /// Whether the caller is to put it on the list of evicted objects.
+    pub(super) fn enlist(&self) -> bool {
+        !self.0.listed.swap(true, Ordering::AcqRel)
+    }
+
+    /// It was taken off the list of evicted objects.
+    pub(super) fn delist(&self) {
+        self.0.listed.swap(false, Ordering::AcqRel);
     }
 }
 
@@ -167,11 +197,29 @@ impl<T: VmTypes> VmBoList<T> {
         self.0.lock().iter().filter_map(VmBo::upgrade).collect()
     }
 
-    /// Marks the object evicted in every address space. Call it with the object's reservation held.
-    pub fn evict_all(&self) {
-        for vm_bo in self.snapshot() {
-            vm_bo.evict();
+    /// Calls `visit` with each tie there is, outside the list's lock and without asking for memory. One that is made
+    /// meanwhile may be missed; if others are dropped meanwhile, one may be met twice.
+    pub fn for_each(&self, mut visit: impl FnMut(VmBo<T>)) {
+        // From the end: what is taken out of the list makes room for its last entry, so nothing moves past the place.
+        let mut at = usize::MAX;
+        loop {
+            let tie = {
+                let list = self.0.lock();
+                at = at.min(list.len());
+                if at == 0 {
+                    return;
+                }
+                at -= 1;
+                VmBo::upgrade(&list[at])
+            };
+            // Dropped here, if it is the last reference, not under the lock.
+            tie.into_iter().for_each(&mut visit);
         }
+    }
+
+    /// Marks the object evicted in every address space, which never fails. Call it with the object's reservation held.
+    pub fn evict_all(&self) {
+        self.for_each(|vm_bo| vm_bo.evict());
     }
 
     fn forget(&self, gone: &VmBoInner<T>) {

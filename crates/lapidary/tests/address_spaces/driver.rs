@@ -1,4 +1,5 @@
-//! A small driver for tests of address spaces: page tables that are a map from page to entry, and a log.
+//! A small driver for tests of address spaces: page tables that are a map from page to entry, a ledger of mappings kept by
+//! the steps alone, and a log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +72,11 @@ pub(crate) fn entry(mapping: &MappingRef<'_, Model>, va: u64) -> Entry {
     (shows, mapping.tag)
 }
 
+/// What a mapping is: where, and what it shows at its start.
+pub(crate) fn summary(mapping: &MappingRef<'_, Model>) -> (VaRange, Entry) {
+    (mapping.range, entry(mapping, mapping.start().raw()))
+}
+
 pub(crate) fn pages(range: VaRange) -> impl Iterator<Item = u64> {
     (range.start().raw()..range.end().raw()).step_by(PAGE as usize)
 }
@@ -79,6 +85,10 @@ pub(crate) fn pages(range: VaRange) -> impl Iterator<Item = u64> {
 #[derive(Default)]
 pub(crate) struct PageTables {
     pub(crate) entries: BTreeMap<u64, Entry>,
+    /// What is mapped, by its start, if each step is taken at its word.
+    pub(crate) ledger: BTreeMap<u64, (VaRange, Entry)>,
+    /// What was prefetched: mapping and part.
+    pub(crate) prefetched: Vec<(VaRange, VaRange)>,
     /// What was done, in words.
     pub(crate) log: Vec<String>,
     /// Steps since the last flush.
@@ -102,11 +112,24 @@ impl PageTables {
     pub(crate) fn carry_out(&mut self, step: &Step<'_, Model>) {
         self.log.push(format!("{step:?}"));
         self.unflushed += 1;
+        self.enter(step);
         match step {
             Step::Map(mapping) => {
                 for page in pages(mapping.range) {
                     self.entries.entry(page).or_insert(entry(mapping, page));
                 }
+            }
+            Step::Retag { from, to } => {
+                for page in pages(to.range) {
+                    let was = self.entries.insert(page, entry(to, page));
+                    assert_eq!(was, Some(entry(from, page)), "{step:?} of something else");
+                }
+            }
+            Step::Prefetch { mapping, part } => {
+                for page in pages(*part) {
+                    assert_eq!(self.entries.get(&page), Some(&entry(mapping, page)), "{step:?}");
+                }
+                self.prefetched.push((mapping.range, *part));
             }
             Step::Unmap { .. } | Step::Remap { .. } => {
                 for page in pages(step.affected()) {
@@ -118,6 +141,40 @@ impl PageTables {
                 }
             }
         }
+    }
+
+    /// Enters a step in the ledger.
+    fn enter(&mut self, step: &Step<'_, Model>) {
+        match step {
+            Step::Map(mapping) => self.enter_mapping(mapping),
+            Step::Unmap { mapping, .. } => self.strike(mapping),
+            Step::Remap { unmap, prev, next, .. } => {
+                self.strike(unmap);
+                prev.iter().chain(next).for_each(|end| self.enter_mapping(end));
+            }
+            Step::Retag { from, to } => {
+                self.strike(from);
+                let ends = [from.range.below(to.range), from.range.above(to.range)];
+                let ends = ends.into_iter().flatten().map(|end| from.piece(end));
+                [*to].into_iter().chain(ends).for_each(|part| self.enter_mapping(&part));
+            }
+            Step::Prefetch { mapping, .. } => {
+                let entered = self.ledger.get(&mapping.start().raw());
+                assert_eq!(entered, Some(&summary(mapping)), "a prefetch of what is not mapped");
+            }
+        }
+    }
+
+    fn enter_mapping(&mut self, mapping: &MappingRef<'_, Model>) {
+        let before = self.ledger.range(..mapping.range.end().raw()).next_back();
+        let overlap = before.filter(|(_, (range, _))| range.overlaps(mapping.range));
+        assert_eq!(overlap, None, "{mapping:?} appears over another");
+        self.ledger.insert(mapping.start().raw(), summary(mapping));
+    }
+
+    fn strike(&mut self, mapping: &MappingRef<'_, Model>) {
+        let struck = self.ledger.remove(&mapping.start().raw());
+        assert_eq!(struck, Some(summary(mapping)), "what goes is not what was there");
     }
 
     pub(crate) fn flush(&mut self) {

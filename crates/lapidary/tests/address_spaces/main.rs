@@ -3,5 +3,6 @@
 
 mod driver;
 mod model;
+mod random;
 mod rules;
 mod steps;

@@ -135,7 +135,10 @@ fn an_external_object_is_locked_while_it_is_mapped_and_no_longer() {
         fixture.map(10 * i as u64, 4, object).unwrap();
         fixture.map(1000 + 10 * i as u64, 4, object).unwrap();
     }
-    let locked = || fixture.vm.lock_shared().unwrap().locked().reservations().len();
+    let locked = || {
+        let guard = fixture.vm.lock_shared().unwrap();
+        guard.locked().lock_all(0, &Interrupt::none()).unwrap().len()
+    };
     assert_eq!(locked(), 6);
     fixture.unmap(10, 4).unwrap();
     assert_eq!(locked(), 6, "mapped elsewhere still");

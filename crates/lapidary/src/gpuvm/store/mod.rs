@@ -58,6 +58,12 @@ impl<R: Chained> Store<R> {
         nodes && self.records.spare() >= records
     }
 
+    /// Whether there is room for one change and for `entries` more entries beside it.
+    pub fn has_spare(&self, entries: usize) -> bool {
+        let entries = SPLICE + entries;
+        self.tree.has_room(entries) && self.records.spare() >= entries
+    }
+
     /// Makes room for one change and for `entries` more entries beside it. `false`: no memory, nothing changed.
     pub fn reserve(&mut self, entries: usize) -> bool {
         self.records.reserve(SPLICE + entries) && self.tree.reserve(SPLICE + entries)
