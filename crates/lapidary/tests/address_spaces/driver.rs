@@ -94,6 +94,8 @@ pub(crate) struct PageTables {
     /// Steps since the last flush.
     pub(crate) unflushed: usize,
     pub(crate) flushes: usize,
+    /// Steps that a plan has announced.
+    planned: Option<usize>,
     /// The next `reserve` fails.
     pub(crate) refuse: bool,
     /// No memory is granted for records.
@@ -215,6 +217,7 @@ impl Steps<Model> for Worker<'_> {
         if std::mem::take(&mut tables.refuse) {
             return Err(DriverError::NoPageTable);
         }
+        tables.planned = Some(plan.met + usize::from(plan.map.is_some()));
         Ok(())
     }
 
@@ -223,7 +226,9 @@ impl Steps<Model> for Worker<'_> {
     }
 
     fn flush(&mut self) {
-        self.0.0.lock().flush();
+        let mut tables = self.0.0.lock();
+        assert_eq!(tables.planned.take(), Some(tables.unflushed), "as many steps as were announced");
+        tables.flush();
     }
 }
 
@@ -348,4 +353,11 @@ impl Fixture {
 /// `pages` pages from page `first` on.
 pub(crate) fn range(first: u64, pages: u64) -> VaRange {
     VaRange::new(Va::new(first * PAGE), pages * PAGE).unwrap()
+}
+
+/// An address space with one mapping of four pages.
+pub(crate) fn mapped_fixture() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.map(1, 4, &fixture.local()).unwrap();
+    fixture
 }

@@ -2,7 +2,9 @@
 //! a model that knows nothing but pages.
 
 mod driver;
+mod lifetimes;
 mod model;
 mod random;
 mod rules;
 mod steps;
+mod submissions;

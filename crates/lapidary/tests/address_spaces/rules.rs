@@ -1,204 +1,14 @@
-//! The rules, by their numbers.
+//! What mapping and unmapping may and may not do: rules H25 to H30.
 
 use std::sync::Arc;
 
-use lapidary::fence::{self, Fence, Interrupt, Timeline};
-use lapidary::gpuvm::{GpuVm, MapRequest, ObjectId, Steps, Va, VaRange, VmConfig, VmError, VmTypes};
+use lapidary::fence::Interrupt;
+use lapidary::gpuvm::{GpuVm, MapRequest, MappingRef, ObjectId, Steps, Va, VmConfig, VmError, VmTypes};
 use lapidary::reaper::Reaper;
-use lapidary::resv::{Reservation, Usage};
+use lapidary::resv::Reservation;
+use lapidary::sync::Mutex;
 
-use crate::driver::{DriverError, Fixture, PAGE, Worker, buffer, range};
-
-/// An address space with one mapping of four pages.
-fn mapped_fixture() -> Fixture {
-    let fixture = Fixture::new();
-    fixture.map(1, 4, &fixture.local()).unwrap();
-    fixture
-}
-
-// ---- H1: the last handle may be dropped anywhere ----
-
-#[test]
-fn h01_the_last_handle_may_be_dropped_in_a_fence_callback() {
-    // Given an address space with a mapping, whose last handle a fence's callback holds
-    let Fixture { vm, space, reaper } = mapped_fixture();
-    let (fence, signaller) = Timeline::new("test").next();
-    fence.on_signal(move |_| drop(vm));
-    // When the fence signals, in the middle of a signalling section and under the driver's own lock, which the
-    // release needs
-    {
-        let held = space.0.lock();
-        let _section = fence::signalling();
-        signaller.signal();
-        // Then the drop has returned and freed nothing inline
-        assert_eq!(held.entries.len(), 4);
-    }
-    reaper.flush();
-    assert!(space.0.lock().entries.is_empty());
-    assert_ne!(space.0.lock().torn_down_by, Some(std::thread::current().id()));
-}
-
-#[test]
-fn h01_the_last_handle_may_be_dropped_under_reservations() {
-    let Fixture { vm, space, reaper } = mapped_fixture();
-    let reservation = vm.reservation().clone();
-    let held = reservation.lock();
-    drop(vm);
-    reaper.flush();
-    drop(held);
-    assert!(space.0.lock().entries.is_empty());
-}
-
-#[test]
-fn h01_of_racing_drops_one_releases() {
-    let Fixture { vm, space, reaper } = mapped_fixture();
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            let vm = vm.clone();
-            scope.spawn(move || drop(vm));
-        }
-        drop(vm);
-    });
-    reaper.flush();
-    assert_eq!(space.0.lock().flushes, 2, "one for the mapping, one for the end");
-}
-
-// ---- H2: shutdown waits for releases ----
-
-#[test]
-fn h02_a_flush_returns_after_every_queued_release() {
-    let fixtures: Vec<_> = (0..16).map(|_| Fixture::new()).collect();
-    let reaper = Reaper::new();
-    let mut spaces = Vec::new();
-    for fixture in fixtures {
-        let vm = GpuVm::new(VmConfig::bits(47), Reservation::new(), fixture.space.clone(), &reaper);
-        let object = buffer(vm.reservation());
-        let vm_bo = vm.obtain(&object).unwrap();
-        let request = MapRequest::object(range(1, 4), &vm_bo, 0, 0);
-        vm.lock().unwrap().map(&request, &mut Worker(&fixture.space)).unwrap();
-        spaces.push((fixture.space.clone(), Arc::downgrade(&object)));
-    }
-    reaper.flush();
-    for (space, object) in spaces {
-        assert!(space.0.lock().entries.is_empty());
-        assert!(object.upgrade().is_none());
-    }
-}
-
-// ---- H5: a shared reservation outlives the address space ----
-
-#[test]
-fn h05_a_shared_reservation_outlives_the_address_space() {
-    // Given a local object
-    let fixture = Fixture::new();
-    let object = fixture.local();
-    fixture.map(1, 4, &object).unwrap();
-    assert!(!fixture.vm.find(&object).unwrap().is_external());
-    let space = Arc::downgrade(&fixture.space);
-    // When the address space goes
-    let reaper = fixture.reaper.clone();
-    drop(fixture);
-    reaper.flush();
-    // Then it is really gone, and the object's reservation still works
-    assert!(space.upgrade().is_none());
-    let mut guard = object.reservation().lock();
-    guard.reserve(1).unwrap();
-    guard.add_fence(Fence::signalled(), Usage::Write);
-}
-
-#[test]
-fn h05_a_submission_locks_the_shared_reservation_once_and_each_external_one() {
-    let fixture = Fixture::new();
-    let locals: Vec<_> = (0..10).map(|_| fixture.local()).collect();
-    let own = Reservation::new();
-    let external = [buffer(&own), buffer(&own), buffer(&Reservation::new())];
-    for (i, object) in locals.iter().chain(&external).enumerate() {
-        fixture.map(100 * i as u64, 4, object).unwrap();
-    }
-    let (fence, _signaller) = Timeline::new("test").next();
-    let guard = fixture.vm.lock_shared().unwrap();
-    let locked = guard.locked();
-    let mut exec = locked.lock_all(1, &Interrupt::none()).unwrap();
-    assert_eq!(exec.len(), 3);
-    locked.add_fence(&mut exec, &fence, Usage::Bookkeep, Usage::Write);
-    drop(exec);
-    assert_eq!(fixture.vm.reservation().fences(Usage::Write).len(), 0);
-    assert_eq!(fixture.vm.reservation().fences(Usage::Bookkeep).len(), 1);
-    assert_eq!(own.fences(Usage::Write).len(), 1);
-}
-
-#[test]
-fn an_external_object_is_locked_while_it_is_mapped_and_no_longer() {
-    let fixture = Fixture::new();
-    let objects: Vec<_> = (0..5).map(|_| buffer(&Reservation::new())).collect();
-    for (i, object) in objects.iter().enumerate() {
-        fixture.map(10 * i as u64, 4, object).unwrap();
-        fixture.map(1000 + 10 * i as u64, 4, object).unwrap();
-    }
-    let locked = || {
-        let guard = fixture.vm.lock_shared().unwrap();
-        guard.locked().lock_all(0, &Interrupt::none()).unwrap().len()
-    };
-    assert_eq!(locked(), 6);
-    fixture.unmap(10, 4).unwrap();
-    assert_eq!(locked(), 6, "mapped elsewhere still");
-    fixture.unmap(1010, 4).unwrap();
-    assert_eq!(locked(), 5);
-    fixture.unmap(0, 2000).unwrap();
-    assert_eq!(locked(), 1);
-    fixture.map(0, 4, &objects[1]).unwrap();
-    assert_eq!(locked(), 2);
-}
-
-// ---- H7: error paths ----
-
-#[test]
-fn h07_a_driver_that_refuses_leaves_everything_as_it_was() {
-    // Given a mapping that a request would cut
-    let fixture = Fixture::new();
-    let (old, new) = (fixture.local(), fixture.local());
-    fixture.map(10, 10, &old).unwrap();
-    let vm_bo = fixture.vm.obtain(&new).unwrap();
-    let (counts, before) = ((Arc::strong_count(&old), Arc::strong_count(&new)), fixture.mapped());
-    // When the driver has no page table for it
-    fixture.space.0.lock().refuse = true;
-    assert_eq!(fixture.map_at(12, 4, &vm_bo, 0), Err(DriverError::NoPageTable));
-    fixture.space.0.lock().refuse = true;
-    assert_eq!(fixture.unmap(12, 4), Err(DriverError::NoPageTable));
-    fixture.space.0.lock().refuse = true;
-    let old_bo = fixture.vm.find(&old).unwrap();
-    let refused = fixture.vm.lock().unwrap().unmap_object(&old_bo, &mut Worker(&fixture.space));
-    assert_eq!(refused, Err(DriverError::NoPageTable));
-    // Then nothing has changed
-    assert_eq!(fixture.mapped(), before);
-    assert_eq!((Arc::strong_count(&old), Arc::strong_count(&new)), counts);
-}
-
-#[test]
-fn h07_a_batch_that_fails_halfway_is_taken_back() {
-    let fixture = Fixture::new();
-    let (old, new) = (fixture.local(), fixture.local());
-    for i in 0..100 {
-        fixture.map(10 * i, 10, &old).unwrap();
-    }
-    fixture.log();
-    let before = fixture.mapped();
-    let vm_bo = fixture.vm.obtain(&new).unwrap();
-    {
-        let mut guard = fixture.vm.lock().unwrap();
-        let mut batch = guard.batch();
-        batch.map(&MapRequest::object(range(5, 500), &vm_bo, 0, 0)).unwrap();
-        batch.unmap(range(100, 20)).unwrap();
-        batch.map(&MapRequest::null(range(110, 300), 1)).unwrap();
-        batch.unmap_object(&fixture.vm.find(&old).unwrap()).unwrap();
-        let outside = VaRange::new(Va::new(1 << 50), PAGE).unwrap();
-        assert!(matches!(batch.unmap(outside), Err(VmError::OutsideSpace { .. })));
-    }
-    assert_eq!(fixture.mapped(), before);
-    drop(vm_bo);
-    assert_eq!(Arc::strong_count(&new), 1);
-    assert!(fixture.log().is_empty(), "the page tables never heard of it");
-}
+use crate::driver::{DriverError, Fixture, Model, PAGE, Worker, buffer, mapped_fixture, range};
 
 // ---- H25: a failed insert leaks nothing ----
 
@@ -410,6 +220,37 @@ fn h28_a_request_that_leaves_the_space_or_overflows_is_refused() {
     assert!(fixture.mapped().is_empty() && other.mapped().is_empty());
 }
 
+/// The same for all that can be asked of a range, at once and in a batch.
+#[test]
+fn h28_no_kind_of_request_touches_what_is_not_the_clients() {
+    let config = VmConfig { range: range(16, 1000), kernel: Some(range(100, 50)), ..VmConfig::bits(47) };
+    let fixture = Fixture::with(config);
+    fixture.map(20, 70, &fixture.local()).unwrap();
+    let before = fixture.mapped();
+    let worker = &mut Worker(&fixture.space);
+    let tag = |_: &MappingRef<'_, Model>| 1;
+    let mut guard = fixture.vm.lock().unwrap();
+    for (first, pages) in [(80, 21), (149, 5), (10, 20), (1000, 100), (1 << 45, 1)] {
+        let range = range(first, pages);
+        let error = match range.overlaps(config.kernel.unwrap()) {
+            true => VmError::KernelReserved { range, reserved: config.kernel.unwrap() },
+            false => VmError::OutsideSpace { range, space: config.range },
+        };
+        assert_eq!(guard.map(&MapRequest::null(range, 0), worker), Err(DriverError::Vm(error)));
+        assert_eq!(guard.unmap(range, worker), Err(DriverError::Vm(error)));
+        assert_eq!(guard.retag(range, tag, worker), Err(DriverError::Vm(error)));
+        assert_eq!(guard.prefetch(range, worker), Err(DriverError::Vm(error)));
+        let mut batch = guard.batch();
+        assert_eq!(batch.map(&MapRequest::null(range, 0)), Err(error));
+        assert_eq!(batch.unmap(range), Err(error));
+        assert_eq!(batch.retag(range, tag), Err(error));
+        assert_eq!(batch.prefetch(range), Err(error));
+        assert!(batch.commit().is_empty());
+    }
+    drop(guard);
+    assert_eq!(fixture.mapped(), before);
+}
+
 // ---- H29: limits ----
 
 #[test]
@@ -474,6 +315,92 @@ fn h29_memory_for_records_is_charged_to_the_owner_and_credited_again() {
     assert_eq!(charged(), 0);
 }
 
+#[test]
+fn h29_a_retag_past_the_limit_is_refused() {
+    let fixture = Fixture::with(VmConfig { limit: 3, ..VmConfig::bits(47) });
+    fixture.map(0, 10, &fixture.local()).unwrap();
+    fixture.map(20, 10, &fixture.local()).unwrap();
+    let retag = |first, pages, tag| {
+        let mut guard = fixture.vm.lock().unwrap();
+        guard.retag(range(first, pages), |_| tag, &mut Worker(&fixture.space))
+    };
+    let full = Err(DriverError::Vm(VmError::TooManyMappings { limit: 3 }));
+    assert_eq!(retag(2, 2, 1), full, "three in place of one");
+    assert_eq!(retag(5, 20, 1), full, "four in place of two");
+    assert_eq!(retag(5, 20, 0), Ok(()), "nothing to change");
+    assert_eq!(retag(0, 100, 1), Ok(()), "nothing to split");
+    assert_eq!(retag(5, 100, 2), Ok(()), "two in place of one");
+    assert_eq!(fixture.mapped(), [(0, 5, 0), (5, 5, 5), (20, 10, 0)]);
+    assert_eq!(retag(0, 100, 0), Ok(()), "at the limit, nothing to split");
+}
+
+/// A driver that charges all address spaces of a client to one account.
+struct Shared;
+
+/// What the client has left.
+type Account = Arc<Mutex<usize>>;
+
+impl VmTypes for Shared {
+    type Object = &'static str;
+    type Tag = u32;
+    type Space = Account;
+
+    fn id(object: &&'static str) -> ObjectId {
+        ObjectId(object.as_ptr() as usize)
+    }
+
+    fn teardown(_: &Account) -> impl Steps<Self> {}
+
+    fn charge(left: &Account, bytes: usize) -> bool {
+        let mut left = left.lock();
+        let enough = left.checked_sub(bytes);
+        enough.is_some_and(|rest| {
+            *left = rest;
+            true
+        })
+    }
+
+    fn credit(left: &Account, bytes: usize) {
+        *left.lock() += bytes;
+    }
+}
+
+#[test]
+fn h29_a_clients_address_spaces_share_what_it_may_have_and_others_are_not_harmed() {
+    const ALLOWANCE: usize = 64 << 10;
+    let reaper = Reaper::new();
+    let space = |account: &Account| {
+        GpuVm::<Shared>::new(VmConfig::bits(47), Reservation::new(), account.clone(), &reaper)
+    };
+    let fill = |vm: &GpuVm<Shared>| {
+        let mut guard = vm.lock().unwrap();
+        let mapped = (0..).map(|i| guard.map(&MapRequest::null(range(2 * i, 1), 0), &mut ()));
+        mapped.take_while(Result::is_ok).count()
+    };
+    let (greedy, modest) = (Account::new(Mutex::new(ALLOWANCE)), Account::new(Mutex::new(ALLOWANCE)));
+    let (first, second, other) = (space(&greedy), space(&greedy), space(&modest));
+    // Given a client that maps in one address space until it may have no more
+    let mapped = fill(&first);
+    assert!(mapped > 500, "{mapped}");
+    // Then it gets nowhere in its other one either, and a batch is taken back
+    assert!(fill(&second) < mapped / 2);
+    {
+        let mut guard = first.lock().unwrap();
+        let mut batch = guard.batch();
+        let mut map = |i: u64| batch.map(&MapRequest::null(range(100_000 + 2 * i, 1), 0));
+        assert_eq!((0..).find_map(|i| map(i).err()), Some(VmError::OutOfMemory));
+    }
+    // And what it has is not harmed, nor the other client
+    first.read().check().unwrap();
+    assert_eq!(first.read().len(), mapped);
+    assert_eq!(fill(&other), mapped);
+    // When the mappings go, or the address space does, all of it comes back.
+    first.lock().unwrap().unmap(range(0, 1 << 20), &mut ()).unwrap();
+    drop(second);
+    reaper.flush();
+    assert_eq!(*greedy.lock(), ALLOWANCE);
+}
+
 // ---- H30: tracking alone ----
 
 /// A driver without reservations, eviction or page tables: it wants to know what is where.
@@ -502,6 +429,25 @@ fn h30_mappings_can_be_tracked_alone() {
         guard.read().iter().map(|mapping| (mapping.range, *mapping.vm_bo().unwrap().object())).collect();
     assert_eq!(found, [(range(0, 5), "a"), (range(5, 10), "b")]);
     assert!(!a.is_external());
+}
+
+#[test]
+fn h30_tracking_alone_has_batches_ties_and_an_end_too() {
+    let vm = GpuVm::<Tracker>::new(VmConfig::bits(40), Reservation::new(), (), &Reaper::new());
+    let a = vm.obtain(&"a").unwrap();
+    let mut guard = vm.lock().unwrap();
+    let mut batch = guard.batch();
+    batch.map(&MapRequest::object(range(0, 10), &a, 0, ())).unwrap();
+    batch.unmap(range(4, 2)).unwrap();
+    batch.prefetch(range(0, 100)).unwrap();
+    assert_eq!(batch.commit().len(), 4);
+    assert_eq!(guard.read().mappings_of(&a).count(), 2);
+    // Nothing but the address space's own reservation is there to be locked, nothing is evicted.
+    assert_eq!(guard.locked().lock_all(1, &Interrupt::none()).unwrap().len(), 1);
+    assert!(!guard.locked().needs_validation());
+    drop(guard);
+    vm.close();
+    assert!(vm.read().is_empty() && vm.find(&"a").is_none());
 }
 
 #[test]

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lapidary::fence::Interrupt;
-use lapidary::gpuvm::{MapRequest, Step};
+use lapidary::gpuvm::{BackingRef, MapRequest, MappingRef, Step};
 use lapidary::resv::Reservation;
 
-use crate::driver::{Fixture, Model, PAGE, Worker, buffer, range};
+use crate::driver::{DriverError, Fixture, Model, PAGE, Worker, buffer, range};
 
 #[test]
 fn each_way_two_mappings_can_meet() {
@@ -78,6 +77,112 @@ fn null_and_host_mappings_split_like_any_other() {
     assert_eq!(fixture.mapped(), [(0, 40, 0), (40, 5, 1000), (45, 5, 0), (50, 10, 1010), (60, 40, 0)]);
 }
 
+/// The picture in the head of `gpuvm`.
+#[test]
+fn a_retag_splits_at_the_ends_of_its_range_where_that_makes_a_difference() {
+    let fixture = Fixture::new();
+    let object = fixture.local();
+    for (first, pages) in [(0, 10), (20, 10), (30, 10), (50, 10)] {
+        fixture.map(first, pages, &object).unwrap();
+    }
+    let mut guard = fixture.vm.lock().unwrap();
+    guard.retag(range(30, 10), |_| 1, &mut Worker(&fixture.space)).unwrap();
+    fixture.log();
+    guard.retag(range(5, 50), |_| 1, &mut Worker(&fixture.space)).unwrap();
+    drop(guard);
+    let tags: Vec<_> = fixture.vm.read().iter().map(|mapping| mapping.tag).collect();
+    assert_eq!(fixture.mapped(), [(0, 5, 0), (5, 5, 5), (20, 10, 0), (30, 10, 0), (50, 5, 0), (55, 5, 5)]);
+    assert_eq!(tags, [0, 1, 1, 1, 1, 0]);
+    let log = fixture.log();
+    assert_eq!(log.len(), 3, "one for each whose tag changes: {log:?}");
+    assert!(log.iter().all(|step| step.starts_with("retag")));
+}
+
+#[test]
+fn a_retag_to_what_is_there_changes_nothing_and_tells_nobody() {
+    let fixture = Fixture::new();
+    fixture.map(0, 10, &fixture.local()).unwrap();
+    fixture.log();
+    let flushes = fixture.space.0.lock().flushes;
+    let mut guard = fixture.vm.lock().unwrap();
+    guard.retag(range(3, 4), |part| part.tag, &mut Worker(&fixture.space)).unwrap();
+    guard.retag(range(20, 4), |_| 1, &mut Worker(&fixture.space)).unwrap();
+    let mut batch = guard.batch();
+    batch.retag(range(3, 4), |_| 0).unwrap();
+    assert!(batch.commit().is_empty());
+    drop(guard);
+    assert_eq!((fixture.mapped(), fixture.log().len()), (vec![(0, 10, 0)], 0));
+    assert_eq!(fixture.space.0.lock().flushes, flushes);
+}
+
+#[test]
+fn a_retag_may_depend_on_what_is_mapped() {
+    let fixture = Fixture::new();
+    let worker = &mut Worker(&fixture.space);
+    let mut guard = fixture.vm.lock().unwrap();
+    guard.map(&MapRequest::host(range(0, 10), 0x10_0000, 0), worker).unwrap();
+    guard.map(&MapRequest::null(range(10, 10), 0), worker).unwrap();
+    // It is shown the part in the range, with its place in the backing.
+    let only_host = |part: &MappingRef<'_, Model>| match part.backing {
+        BackingRef::Host { addr } => (addr / PAGE) as u32,
+        _ => part.tag,
+    };
+    guard.retag(range(4, 10), only_host, worker).unwrap();
+    let tags: Vec<_> = guard.read().iter().map(|mapping| mapping.tag).collect();
+    assert_eq!(tags, [0, 0x104, 0]);
+}
+
+#[test]
+fn a_driver_without_page_tables_refuses_a_retag_and_nothing_has_changed() {
+    let fixture = Fixture::new();
+    fixture.map(0, 10, &fixture.local()).unwrap();
+    fixture.space.0.lock().refuse = true;
+    let mut guard = fixture.vm.lock().unwrap();
+    let refused = guard.retag(range(3, 4), |_| 1, &mut Worker(&fixture.space));
+    drop(guard);
+    assert_eq!((refused, fixture.mapped()), (Err(DriverError::NoPageTable), vec![(0, 10, 0)]));
+}
+
+#[test]
+fn a_prefetch_is_a_step_for_each_mapping_and_changes_nothing() {
+    let fixture = Fixture::new();
+    let object = fixture.local();
+    for (first, pages) in [(0, 10), (20, 10), (30, 10), (50, 10)] {
+        fixture.map(first, pages, &object).unwrap();
+    }
+    let before = fixture.mapped();
+    let mut guard = fixture.vm.lock().unwrap();
+    guard.prefetch(range(25, 20), &mut Worker(&fixture.space)).unwrap();
+    guard.prefetch(range(40, 10), &mut Worker(&fixture.space)).unwrap();
+    drop(guard);
+    assert_eq!(fixture.mapped(), before);
+    let prefetched = fixture.space.0.lock().prefetched.clone();
+    assert_eq!(prefetched, [(range(20, 10), range(25, 5)), (range(30, 10), range(30, 10))]);
+}
+
+#[test]
+fn a_prefetch_in_a_batch_sees_what_the_batch_has_done_by_then() {
+    let fixture = Fixture::new();
+    let object = fixture.local();
+    fixture.map(0, 10, &object).unwrap();
+    let mut guard = fixture.vm.lock().unwrap();
+    let mut batch = guard.batch();
+    batch.unmap(range(5, 5)).unwrap();
+    batch.map(&MapRequest::null(range(20, 2), 0)).unwrap();
+    batch.prefetch(range(0, 100)).unwrap();
+    batch.unmap(range(20, 2)).unwrap();
+    let steps = batch.commit();
+    let prefetched: Vec<_> = steps.iter().filter(|step| matches!(step, Step::Prefetch { .. })).collect();
+    assert_eq!(prefetched.iter().map(Step::affected).collect::<Vec<_>>(), [range(0, 5), range(20, 2)]);
+    // The list holds the object until it is dropped.
+    drop(guard);
+    steps.iter().for_each(|step| fixture.space.0.lock().carry_out(&step));
+    fixture.vm.close();
+    assert!(Arc::strong_count(&object) > 1);
+    drop(steps);
+    assert_eq!(Arc::strong_count(&object), 1);
+}
+
 #[test]
 fn unmapping_an_object_takes_all_its_mappings_and_no_others() {
     let fixture = Fixture::new();
@@ -92,39 +197,6 @@ fn unmapping_an_object_takes_all_its_mappings_and_no_others() {
     assert_eq!(fixture.mapped().len(), 100);
     drop(vm_bo);
     assert_eq!(Arc::strong_count(&a), 1);
-}
-
-#[test]
-fn an_evicted_object_is_validated_once_and_stays_evicted_if_that_fails() {
-    let fixture = Fixture::new();
-    let objects: Vec<_> = (0..3).map(|_| buffer(&Reservation::new())).collect();
-    for (i, object) in objects.iter().enumerate() {
-        fixture.map(10 * i as u64, 5, object).unwrap();
-    }
-    objects[0].vm_bos().evict_all();
-    objects[1].vm_bos().evict_all();
-    objects[1].vm_bos().evict_all();
-    let guard = fixture.vm.lock_shared().unwrap();
-    let locked = guard.locked();
-    let _exec = locked.lock_all(0, &Interrupt::none()).unwrap();
-    assert!(locked.needs_validation());
-    assert_eq!(locked.validate(|_| Err("no memory")), Err("no memory"));
-    let mut validated = Vec::new();
-    locked
-        .validate(|vm_bo| {
-            // Bringing one back evicts another: that one follows.
-            if vm_bo.object().id() == objects[0].id() {
-                objects[2].vm_bos().evict_all();
-            }
-            validated.push(vm_bo.object().id());
-            Ok::<_, ()>(())
-        })
-        .unwrap();
-    validated.sort_unstable();
-    let mut expected: Vec<_> = objects.iter().map(|object| object.id()).collect();
-    expected.sort_unstable();
-    assert_eq!(validated, expected);
-    assert!(!locked.needs_validation());
 }
 
 #[test]

@@ -97,7 +97,10 @@ impl World {
             Request::TakenBack(ops) => self.batch(ops, false, n),
             Request::Tie(count) => self.tie(*count, n),
         };
-        assert_eq!(refused, failed, "an allocation failed and nobody noticed, or nothing failed and somebody did");
+        assert_eq!(
+            refused, failed,
+            "an allocation failed and nobody noticed, or nothing failed and somebody did"
+        );
         refused
     }
 
@@ -137,6 +140,7 @@ impl World {
         let steps = failing::without_memory(|| batch.commit());
         let carry_out = |step| failing::paused(|| fixture.space.0.lock().carry_out(&step));
         failing::without_memory(|| steps.iter().for_each(carry_out));
+        fixture.space.0.lock().flush();
         failing::without_memory(|| drop(steps));
         *pages = after;
         (refused, failed)
