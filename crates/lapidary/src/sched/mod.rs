@@ -9,6 +9,8 @@
 //! - *backend*: what carries out jobs: an engine that is handed them and signals later, or code that edits page tables and is
 //!   done when it returns.
 //! - *in flight*: handed to the backend, not signalled.
+//! - *context*: what a program's submissions share: state of engines, an address space, queues. A driver's own type; what the
+//!   library has is the way it comes to be, [`ProtoContext`].
 //!
 //! # The life of a job
 //!
@@ -39,11 +41,13 @@
 //! What this module leaves to others: what a job does (the backend), how long it may take (the engine), which fences it must wait
 //! for ([`Reservation::fences`](crate::resv::Reservation::fences) and the syncobjs of the submission).
 
+mod proto;
 mod queue;
 mod worker;
 
 use crate::fence::{FenceError, Signaller};
 
+pub use proto::{ProtoContext, ProtoError};
 pub use queue::{Armed, PushError, Queue, QueueConfig};
 pub use worker::Scheduler;
 
