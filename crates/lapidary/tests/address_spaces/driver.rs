@@ -24,6 +24,8 @@ pub(crate) struct Buffer {
     id: usize,
     reservation: Reservation,
     vm_bos: VmBoList<Model>,
+    /// What goes with it.
+    kept: Mutex<Vec<Box<dyn Send>>>,
 }
 
 pub(crate) type Object = Arc<Buffer>;
@@ -32,7 +34,7 @@ pub(crate) type Object = Arc<Buffer>;
 pub(crate) fn buffer(reservation: &Reservation) -> Object {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed) as usize;
-    Arc::new(Buffer { id, reservation: reservation.clone(), vm_bos: VmBoList::new() })
+    Arc::new(Buffer { id, reservation: reservation.clone(), vm_bos: VmBoList::new(), kept: Mutex::default() })
 }
 
 impl Buffer {
@@ -42,6 +44,11 @@ impl Buffer {
 
     pub(crate) fn reservation(&self) -> &Reservation {
         &self.reservation
+    }
+
+    /// Has `thing` live as long as the buffer does.
+    pub(crate) fn keep(&self, thing: impl Send + 'static) {
+        self.kept.lock().push(Box::new(thing));
     }
 
     pub(crate) fn vm_bos(&self) -> &VmBoList<Model> {
@@ -102,6 +109,10 @@ pub(crate) struct PageTables {
     pub(crate) refuse_memory: bool,
     /// Bytes charged for records.
     pub(crate) charged: usize,
+    /// Dropped when memory is charged for.
+    pub(crate) dropped_by_charge: Option<Box<dyn Send>>,
+    /// Dropped by the next step.
+    pub(crate) dropped_by_step: Option<Box<dyn Send>>,
     /// Objects to look at while flushing: their reference counts then.
     pub(crate) watched: Vec<Object>,
     pub(crate) seen: Vec<usize>,
@@ -114,6 +125,7 @@ impl PageTables {
     pub(crate) fn carry_out(&mut self, step: &Step<'_, Model>) {
         self.log.push(format!("{step:?}"));
         self.unflushed += 1;
+        drop(self.dropped_by_step.take());
         self.enter(step);
         match step {
             Step::Map(mapping) => {
@@ -272,6 +284,7 @@ impl VmTypes for Model {
 
     fn charge(space: &Arc<Space>, bytes: usize) -> bool {
         let mut tables = space.0.lock();
+        drop(tables.dropped_by_charge.take());
         if tables.refuse_memory {
             return false;
         }

@@ -6,5 +6,6 @@ mod lifetimes;
 mod model;
 mod random;
 mod rules;
+mod soak;
 mod steps;
 mod submissions;
