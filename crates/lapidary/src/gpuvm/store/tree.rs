@@ -1,19 +1,7 @@
-//! The B+ tree over the mappings' ranges.
+//! The B+ tree over the mappings' ranges. How it looks and what its nodes do is drawn in [the folder's head](super).
 //!
-//! ```text
-//!                  inner   [ s0 . s1 . s2 ]           s: separators, each in a gap between entries
-//!                         /    |    |     \
-//!     leaf <-> leaf <-> leaf <-> leaf <-> leaf         leaves are linked in order
-//! ```
-//!
-//! A separator lies in the gap between what is left and right of it (touching either is fine), never inside an
-//! entry. So the entry that contains an address is in the leaf the address leads to, and the first entry behind
-//! an address is in that leaf or first in the next. Removing entries keeps separators valid; an entry put at a
-//! leaf's end may reach over the separator to its right, which is then raised to the entry's end.
-//!
-//! All edits go through [`Tree::splice`]: at a place found once, replace so many entries with up to three.
-//! Nodes merge with a sibling when they are a quarter full and the two together fill three quarters, so a node
-//! that was just split isn't merged by the next removal.
+//! All edits go through [`Tree::splice`]: at a place found once, replace so many entries with up to three. The common case,
+//! an edit within one leaf that has the room, does no more than that; everything else is out of line.
 
 use super::arena::{Arena, NONE};
 use super::node::{Entry, INNER, Inner, LEAF, Leaf};
@@ -521,6 +509,33 @@ impl Iterator for Walk<'_> {
             self.pos = 0;
         }
         None
+    }
+}
+
+/// What tests look at.
+#[cfg(test)]
+impl Tree {
+    /// Nodes in use: leaves and inner ones.
+    pub(super) fn nodes(&self) -> (usize, usize) {
+        (self.leaves.live(), self.inners.live())
+    }
+
+    /// Inner levels.
+    pub(super) fn depth(&self) -> usize {
+        self.depth as usize
+    }
+
+    /// How many entries each leaf has, in order.
+    pub(super) fn fill(&self) -> Vec<usize> {
+        let first = (self.first != NONE).then_some(self.first);
+        let next = |leaf: &u32| Some(self.leaves.get(*leaf).next).filter(|next| *next != NONE);
+        core::iter::successors(first, next).map(|leaf| self.leaves.get(leaf).len()).collect()
+    }
+
+    /// The root's separators.
+    pub(super) fn separators(&self) -> &[u64] {
+        let inner = self.inners.get(self.root);
+        &inner.keys[..inner.len() - 1]
     }
 }
 
