@@ -104,7 +104,7 @@ impl Fixture {
     }
 
     fn sum(&self) -> u64 {
-        self.vm.read().iter().fold(0u64, |sum, mapping| {
+        self.vm.read().iter().map(|mapping| mapping.get()).fold(0u64, |sum, mapping| {
             let (offset, object) = match mapping.backing {
                 BackingRef::Object { vm_bo, offset } => (offset, vm_bo.object().0),
                 BackingRef::Null | BackingRef::Host { .. } => (0, NULL),

@@ -4,7 +4,9 @@
 //! their stead. The locks are `parking_lot`'s: they are one byte, need no allocation and are not poisoned by
 //! a panic; a structure whose invariants a panic could break repairs itself in a drop guard instead.
 
-pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use parking_lot::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
+};
 pub use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 /// Atomic integers and orderings.

@@ -9,13 +9,14 @@
 //! changes nothing else but tags. Room for it is made beforehand; the change itself can't fail.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use super::error::VmError;
 use super::mapping::{BackingRef, MappingRef};
 use super::steps::{Plan, Step};
 use super::store::{Chained, NONE};
 use super::store::{Entry, Place, Store, Walk};
-use super::va::VaRange;
+use super::va::{Va, VaRange};
 use super::vm_bo::{VmBo, VmBoInner};
 use super::{ObjectId, VmTypes};
 use crate::sync::Weak;
@@ -139,8 +140,14 @@ impl<T: VmTypes> Book<T> {
     }
 
     /// The first mapping that ends behind `at`.
-    pub(super) fn first_behind(&self, at: u64) -> Option<MappingRef<'_, T>> {
-        self.store.tree.first_behind(at).map(|entry| self.mapping(entry))
+    #[inline]
+    pub(super) fn first_behind(&self, at: u64) -> Option<Recorded<'_, T>> {
+        self.store.tree.first_behind(at).map(|entry| Recorded { book: self, entry })
+    }
+
+    /// The last mapping that begins before `at`.
+    pub(super) fn last_before(&self, at: u64) -> Option<Recorded<'_, T>> {
+        self.store.tree.last_before(at).map(|entry| Recorded { book: self, entry })
     }
 
     /// The mappings in order, from the first that ends behind `at`.
@@ -159,8 +166,9 @@ impl<T: VmTypes> Book<T> {
     }
 
     /// All mappings in order.
-    pub(super) fn mappings(&self) -> Mappings<'_, T> {
-        Mappings { book: self, walk: self.store.tree.walk() }
+    #[inline]
+    pub(super) fn recorded(&self) -> impl Iterator<Item = Recorded<'_, T>> {
+        self.store.tree.walk().map(|entry| Recorded { book: self, entry })
     }
 
     /// The mappings of an object, newest first.
@@ -745,6 +753,38 @@ impl<T: VmTypes> Lists<'_, T> {
     }
 }
 
+/// A mapping on record. Its range is at hand; what else there is to it is looked up when it is asked for.
+pub struct Recorded<'a, T: VmTypes> {
+    book: &'a Book<T>,
+    entry: Entry,
+}
+
+impl<'a, T: VmTypes> Recorded<'a, T> {
+    /// Where it is.
+    #[inline]
+    pub fn range(&self) -> VaRange {
+        VaRange::from_raw(self.entry.start, self.entry.end)
+    }
+
+    /// The first address.
+    #[inline]
+    pub fn start(&self) -> Va {
+        self.range().start()
+    }
+
+    /// The whole mapping.
+    #[inline]
+    pub fn get(&self) -> MappingRef<'a, T> {
+        self.book.mapping(self.entry)
+    }
+}
+
+impl<T: VmTypes> fmt::Debug for Recorded<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 /// Mappings in order of address.
 pub(super) struct Mappings<'a, T: VmTypes> {
     book: &'a Book<T>,
@@ -775,6 +815,6 @@ impl<'a, T: VmTypes> Iterator for MappingsOf<'a, T> {
         }
         let record = self.book.store.records.get(self.next);
         self.next = record.next;
-        self.book.first_behind(record.start)
+        self.book.first_behind(record.start).map(|recorded| recorded.get())
     }
 }

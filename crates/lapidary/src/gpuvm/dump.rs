@@ -30,7 +30,7 @@ impl<T: VmTypes> fmt::Display for Dump<'_, T> {
         if let Some(kernel) = config.kernel {
             writeln!(f, "  {kernel} kernel")?;
         }
-        for mapping in read.iter() {
+        for mapping in read.iter().map(|mapping| mapping.get()) {
             write!(f, "  {} {:>#14x} ", mapping.range, mapping.range.len())?;
             match mapping.backing {
                 BackingRef::Null => writeln!(f, "null")?,

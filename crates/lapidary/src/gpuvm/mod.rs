@@ -148,6 +148,7 @@ pub use va::{Va, VaRange};
 #[cfg(feature = "std")]
 pub use self::{
     batch::Batch,
+    book::Recorded,
     dump::Dump,
     error::VmError,
     mapping::{Backing, BackingRef, Mapping, MappingRef},

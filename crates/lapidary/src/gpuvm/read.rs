@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::VmTypes;
-use super::book::Book;
+use super::book::{Book, Recorded};
 use super::mapping::MappingRef;
 use super::va::{Va, VaRange};
 use super::vm::VmInner;
@@ -41,19 +41,21 @@ impl<'a, T: VmTypes> VmRead<'a, T> {
 
     /// The mapping that contains `va`.
     pub fn at(&self, va: Va) -> Option<MappingRef<'_, T>> {
-        self.book.first_behind(va.raw()).filter(|mapping| mapping.range.contains(va))
+        let found = self.book.first_behind(va.raw()).filter(|mapping| mapping.range().contains(va));
+        found.map(|mapping| mapping.get())
     }
 
     /// The first mapping that overlaps `range`.
     #[inline]
-    pub fn find_first(&self, range: VaRange) -> Option<MappingRef<'_, T>> {
-        self.book.first_behind(range.start().raw()).filter(|mapping| mapping.range.overlaps(range))
+    pub fn find_first(&self, range: VaRange) -> Option<Recorded<'_, T>> {
+        self.book.first_behind(range.start().raw()).filter(|mapping| mapping.range().overlaps(range))
     }
 
     /// The mapping of exactly `range`.
     #[inline]
     pub fn find(&self, range: VaRange) -> Option<MappingRef<'_, T>> {
-        self.find_first(range).filter(|mapping| mapping.range == range)
+        let found = self.find_first(range).filter(|mapping| mapping.range() == range);
+        found.map(|mapping| mapping.get())
     }
 
     /// The mappings that overlap `range`, in order.
@@ -62,8 +64,9 @@ impl<'a, T: VmTypes> VmRead<'a, T> {
     }
 
     /// All mappings, in order.
-    pub fn iter(&self) -> impl Iterator<Item = MappingRef<'_, T>> {
-        self.book.mappings()
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Recorded<'_, T>> {
+        self.book.recorded()
     }
 
     /// The mappings of one object, newest first.
@@ -77,11 +80,18 @@ impl<'a, T: VmTypes> VmRead<'a, T> {
     }
 
     /// The mappings next to `va` that do not contain it: the last that ends at or below it and the first that
-    /// starts above it. For reports on faults. Goes through the mappings in order.
+    /// starts above it. For reports on faults.
     pub fn neighbours(&self, va: Va) -> (Option<MappingRef<'_, T>>, Option<MappingRef<'_, T>>) {
-        let below = self.iter().take_while(|mapping| mapping.range.end() <= va).last();
-        let above = self.book.mappings_from(va.raw()).find(|mapping| mapping.start() > va);
-        (below, above)
+        let containing = self.find_first_behind(va).filter(|mapping| mapping.range().contains(va));
+        let from = containing.as_ref().map_or(va, Recorded::start);
+        let to = containing.map_or(va, |mapping| mapping.range().end());
+        let below = self.book.last_before(from.raw());
+        let above = self.find_first_behind(to);
+        (below.map(|mapping| mapping.get()), above.map(|mapping| mapping.get()))
+    }
+
+    fn find_first_behind(&self, va: Va) -> Option<Recorded<'_, T>> {
+        self.book.first_behind(va.raw())
     }
 
     /// Whether nothing is mapped in `range`.

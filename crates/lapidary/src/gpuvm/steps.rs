@@ -164,6 +164,9 @@ pub trait Steps<T: VmTypes> {
 
     /// Ends the request: makes sure that no stale translation is in use any more.
     fn flush(&mut self) {}
+
+    /// Whether there is nothing to carry out: then the book is locked once, for look and change together.
+    const NOTHING_TO_DO: bool = false;
 }
 
 /// Tracking alone, for those that keep no page tables.
@@ -171,6 +174,8 @@ impl<T: VmTypes> Steps<T> for () {
     type Error = VmError;
 
     fn step(&mut self, _step: Step<'_, T>) {}
+
+    const NOTHING_TO_DO: bool = true;
 }
 
 /// A step with references of its own.

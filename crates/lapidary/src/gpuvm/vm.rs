@@ -4,14 +4,14 @@
 //! held to put on or take off the list alone: they are taken where a tie is dropped or an object evicted, which may be
 //! anywhere and must not fail. So each tie has a place on either list from the start, and is on it once at most.
 //!
-//! The store is changed in two steps, a look under the book's lock for reading and the change under its lock for
-//! writing, with the driver's steps in between. What was found stays good, since the right to change is held and
-//! nobody without it touches the mappings: [`GpuVm::obtain`], which needs no right, adds to the objects only.
+//! The store is changed in two steps, a look under the book's lock for reading and, under the same lock upgraded, the
+//! change, with the driver's steps in between. What was found stays good, since nobody else can write meanwhile. Where a
+//! driver has no steps to carry out, look and change are one.
 
 use std::fmt;
 
 use super::batch::Batch;
-use super::book::Book;
+use super::book::{Book, Cut};
 use super::error::VmError;
 use super::mapping::{BackingRef, MappingRef};
 use super::read::VmRead;
@@ -23,7 +23,7 @@ use super::{MapRequest, VmTypes};
 use crate::reaper::Reaper;
 use crate::resv::Reservation;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard, Weak};
 
 /// How many objects are let go of per locking of the book.
 const LET_GO: usize = 16;
@@ -239,7 +239,8 @@ impl<T: VmTypes> VmInner<T> {
         let mut steps = T::teardown(&self.space);
         {
             let book = self.book.read_recursive();
-            for mapping in book.mappings() {
+            for mapping in book.recorded() {
+                let mapping = mapping.get();
                 steps.step(Step::Unmap { mapping, keep: false });
             }
             steps.flush();
@@ -536,37 +537,51 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
         steps: &mut S,
     ) -> Result<(), S::Error> {
         let vm = self.vm;
-        let cut = {
-            let mut book = vm.book.read();
-            // Nobody else can change the mappings before this does, so the cut stays good.
+        let more = if S::NOTHING_TO_DO {
+            let mut book = vm.book.write();
             let cut = book.cut(range);
             if cut.removed() == 0 && request.is_none() {
                 return Ok(());
             }
             book.check_limit(&cut, request.is_some())?;
             if !book.has_room(&cut, request.is_some()) {
-                drop(book);
-                vm.reserve(&mut vm.book.write(), 0)?;
-                book = vm.book.read();
+                vm.reserve(&mut book, 0)?;
+            }
+            self.put_on_record(&mut book, &cut, request)
+        } else {
+            // For reading while the steps are carried out, so that they, and the device's faults, can look things up.
+            let mut book = vm.book.upgradable_read();
+            let cut = book.cut(range);
+            if cut.removed() == 0 && request.is_none() {
+                return Ok(());
+            }
+            book.check_limit(&cut, request.is_some())?;
+            if !book.has_room(&cut, request.is_some()) {
+                let mut writable = RwLockUpgradableReadGuard::upgrade(book);
+                vm.reserve(&mut writable, 0)?;
+                book = RwLockWriteGuard::downgrade_to_upgradable(writable);
             }
             steps.reserve(&book.plan(&cut, request))?;
             for step in book.steps(&cut, request) {
                 steps.step(step);
             }
             steps.flush();
-            cut
-        };
-        let more = {
-            let mut book = vm.book.write();
-            vm.clear_untied(&mut book);
-            book.replace(&cut, request);
-            if request.is_none() {
-                vm.release_if_empty(&mut book);
-            }
-            book.has_idle()
+            let mut book = RwLockUpgradableReadGuard::upgrade(book);
+            self.put_on_record(&mut book, &cut, request)
         };
         vm.let_go(more);
         Ok(())
+    }
+
+    /// Makes the change that `cut` stands for. True if objects are to be let go of.
+    #[inline]
+    fn put_on_record(&self, book: &mut Book<T>, cut: &Cut, request: Option<MappingRef<'_, T>>) -> bool {
+        self.vm.clear_untied(book);
+        book.replace(cut, request);
+        if request.is_none() {
+            self.vm.release_if_empty(book);
+        }
+        book.has_idle()
     }
 }
 

@@ -351,6 +351,7 @@ impl Fixture {
         let read = self.vm.read();
         read.check().unwrap();
         read.iter()
+            .map(|mapping| mapping.get())
             .map(|mapping| {
                 let offset = match mapping.backing {
                     BackingRef::Object { offset, .. } => offset,

@@ -276,7 +276,7 @@ pub(crate) fn agree(fixture: &Fixture, objects: &[Tied], model: &Pages) {
     let read = fixture.vm.read();
     read.check().unwrap();
     let mappings = model.mappings();
-    let listed: Vec<_> = read.iter().map(|mapping| summary(&mapping)).collect();
+    let listed: Vec<_> = read.iter().map(|mapping| summary(&mapping.get())).collect();
     assert_eq!(listed, mappings);
     assert_eq!(read.len(), mappings.len());
     tables_agree(fixture, model, &mappings);
@@ -303,7 +303,7 @@ fn look_ups_agree(fixture: &Fixture, model: &Pages, mappings: &[(VaRange, Entry)
         let probe = range(first, count);
         let mut met = mappings.iter().filter(|(at, _)| at.overlaps(probe));
         assert!(read.range(probe).map(|found| summary(&found)).eq(met.clone().copied()));
-        assert_eq!(read.find_first(probe).map(|found| summary(&found)), met.next().copied());
+        assert_eq!(read.find_first(probe).map(|found| summary(&found.get())), met.next().copied());
         assert_eq!(read.is_free(probe), model.is_free(probe));
         assert_eq!(read.find(probe).is_some(), mappings.iter().any(|(at, _)| *at == probe));
     }

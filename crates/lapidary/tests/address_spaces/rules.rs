@@ -425,8 +425,12 @@ fn h30_mappings_can_be_tracked_alone() {
     let mut guard = vm.lock().unwrap();
     guard.map(&MapRequest::object(range(0, 10), &a, 0, ()), &mut ()).unwrap();
     guard.map(&MapRequest::object(range(5, 10), &b, 0, ()), &mut ()).unwrap();
-    let found: Vec<_> =
-        guard.read().iter().map(|mapping| (mapping.range, *mapping.vm_bo().unwrap().object())).collect();
+    let found: Vec<_> = guard
+        .read()
+        .iter()
+        .map(|mapping| mapping.get())
+        .map(|mapping| (mapping.range, *mapping.vm_bo().unwrap().object()))
+        .collect();
     assert_eq!(found, [(range(0, 5), "a"), (range(5, 10), "b")]);
     assert!(!a.is_external());
 }

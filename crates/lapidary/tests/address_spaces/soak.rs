@@ -257,7 +257,7 @@ impl World {
         read.check().unwrap();
         let mut ranges = tables.ranges.lock().clone();
         ranges.sort_unstable_by_key(|range| range.start());
-        assert!(read.iter().map(|mapping| mapping.range).eq(ranges));
+        assert!(read.iter().map(|mapping| mapping.range()).eq(ranges));
     }
 
     // ---- look-ups ----
@@ -269,7 +269,7 @@ impl World {
             let read = vm.read();
             let inside = |mapping: &MappingRef<'_, Driver>| mapping.range.overlaps(probe);
             assert!(read.range(probe).all(|mapping| inside(&mapping)));
-            assert_eq!(read.find_first(probe), read.range(probe).next());
+            assert_eq!(read.find_first(probe).map(|found| found.get()), read.range(probe).next());
             assert_eq!(read.is_free(probe), read.find_first(probe).is_none());
             if let Some(free) = read.find_empty(probe.len(), 0x1000, range(0, 2 * PAGES)) {
                 assert!(read.is_free(VaRange::new(free, probe.len()).unwrap()));
@@ -307,7 +307,7 @@ impl World {
             let uses: Vec<_> = shared
                 .read()
                 .iter()
-                .filter_map(|mapping| mapping.vm_bo().map(|tie| tie.object().clone()))
+                .filter_map(|mapping| mapping.get().vm_bo().map(|tie| tie.object().clone()))
                 .collect();
             for object in &uses {
                 assert!(object.resident.load(Ordering::Relaxed), "a submission met what is not there");

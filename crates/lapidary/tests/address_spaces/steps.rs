@@ -90,7 +90,7 @@ fn a_retag_splits_at_the_ends_of_its_range_where_that_makes_a_difference() {
     fixture.log();
     guard.retag(range(5, 50), |_| 1, &mut Worker(&fixture.space)).unwrap();
     drop(guard);
-    let tags: Vec<_> = fixture.vm.read().iter().map(|mapping| mapping.tag).collect();
+    let tags: Vec<_> = fixture.vm.read().iter().map(|mapping| mapping.get().tag).collect();
     assert_eq!(fixture.mapped(), [(0, 5, 0), (5, 5, 5), (20, 10, 0), (30, 10, 0), (50, 5, 0), (55, 5, 5)]);
     assert_eq!(tags, [0, 1, 1, 1, 1, 0]);
     let log = fixture.log();
@@ -128,7 +128,7 @@ fn a_retag_may_depend_on_what_is_mapped() {
         _ => part.tag,
     };
     guard.retag(range(4, 10), only_host, worker).unwrap();
-    let tags: Vec<_> = guard.read().iter().map(|mapping| mapping.tag).collect();
+    let tags: Vec<_> = guard.read().iter().map(|mapping| mapping.get().tag).collect();
     assert_eq!(tags, [0, 0x104, 0]);
 }
 
@@ -244,7 +244,7 @@ fn readers_and_a_changer_meet_without_harm() {
                     let read = fixture.vm.read();
                     // A map over a range replaces what is there in one go: a reader never sees the gap.
                     if !read.is_empty() {
-                        assert!(read.iter().map(|mapping| mapping.range.len()).sum::<u64>() >= 64 * PAGE);
+                        assert!(read.iter().map(|mapping| mapping.range().len()).sum::<u64>() >= 64 * PAGE);
                     }
                     drop(read);
                     std::thread::yield_now();

@@ -302,7 +302,7 @@ fn h07_taking_back_a_batch_over_thousands_of_mappings_asks_for_no_memory() {
     failing::without_memory(|| drop(batch));
     let read = guard.read();
     read.check().unwrap();
-    assert!(read.iter().map(|mapping| mapping.range).eq((0..COUNT).map(|i| driver::range(2 * i, 1))));
+    assert!(read.iter().map(|mapping| mapping.range()).eq((0..COUNT).map(|i| driver::range(2 * i, 1))));
 }
 
 #[test]

@@ -41,13 +41,22 @@ pub struct Tree {
     root: u32,
     depth: u32,
     first: u32,
+    last: u32,
     len: usize,
 }
 
 impl Tree {
     /// A tree with nothing in it and no memory.
     pub const fn new() -> Tree {
-        Tree { leaves: Arena::new(), inners: Arena::new(), root: NONE, depth: 0, first: NONE, len: 0 }
+        Tree {
+            leaves: Arena::new(),
+            inners: Arena::new(),
+            root: NONE,
+            depth: 0,
+            first: NONE,
+            last: NONE,
+            len: 0,
+        }
     }
 
     /// Number of entries.
@@ -125,7 +134,25 @@ impl Tree {
     /// The first entry that ends behind `at`: the one that contains it, or the next.
     #[inline]
     pub fn first_behind(&self, at: u64) -> Option<Entry> {
-        self.walk_from(at).next()
+        if self.is_behind_all(at) { None } else { self.walk_from(at).next() }
+    }
+
+    /// The last entry that begins before `at`.
+    pub fn last_before(&self, at: u64) -> Option<Entry> {
+        // Entries end where they begin or behind, so the first that ends behind what is before `at` is it, or comes after it.
+        let leaf = self.leaf_for(at.checked_sub(1)?);
+        if leaf == NONE {
+            return None;
+        }
+        let found = self.leaves.get(leaf);
+        match found.starts[..found.len()].partition_point(|start| *start < at) {
+            0 if found.prev == NONE => None,
+            0 => {
+                let before = self.leaves.get(found.prev);
+                Some(before.entry(before.len() - 1))
+            }
+            count => Some(found.entry(count - 1)),
+        }
     }
 
     /// The entries in order, from the first that ends behind `at`.
@@ -157,11 +184,27 @@ impl Tree {
 
     #[inline]
     fn path(&self, at: u64) -> Path {
+        // Ascending requests are common, and need no search.
+        if self.is_behind_all(at) {
+            self.path_by(|inner| inner.len() - 1)
+        } else {
+            self.path_by(|inner| inner.seek(at))
+        }
+    }
+
+    /// Whether no entry ends behind `at`.
+    #[inline]
+    fn is_behind_all(&self, at: u64) -> bool {
+        self.last == NONE || self.leaves.get(self.last).end() <= at
+    }
+
+    #[inline]
+    fn path_by(&self, choose: impl Fn(&Inner) -> usize) -> Path {
         let mut path = Path { nodes: [NONE; MAX_DEPTH], indices: [0; MAX_DEPTH], leaf: NONE };
         let mut node = self.root;
         for level in 0..self.depth as usize {
             let inner = self.inners.get(node);
-            let index = inner.seek(at);
+            let index = choose(inner);
             path.nodes[level] = node;
             path.indices[level] = index as u8;
             node = inner.children[index];
@@ -232,6 +275,7 @@ impl Tree {
         self.len = new.len();
         self.root = self.leaves.put(leaf);
         self.first = self.root;
+        self.last = self.root;
         self.depth = 0;
     }
 
@@ -326,8 +370,9 @@ impl Tree {
         r.prev = left;
         r.next = next;
         l.next = right;
-        if next != NONE {
-            self.leaves.get_mut(next).prev = right;
+        match next {
+            NONE => self.last = right,
+            next => self.leaves.get_mut(next).prev = right,
         }
         self.add_child(path, separator, right, next == NONE);
     }
@@ -404,8 +449,9 @@ impl Tree {
         } else {
             self.leaves.get_mut(prev).next = next;
         }
-        if next != NONE {
-            self.leaves.get_mut(next).prev = prev;
+        match next {
+            NONE => self.last = prev,
+            next => self.leaves.get_mut(next).prev = prev,
         }
         self.leaves.free(leaf);
     }
@@ -544,7 +590,7 @@ impl Tree {
     /// Checks every invariant; the error names the first that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.root == NONE {
-            let clean = self.len == 0 && self.depth == 0 && self.first == NONE;
+            let clean = self.len == 0 && self.depth == 0 && self.first == NONE && self.last == NONE;
             let nodes = self.leaves.live() + self.inners.live();
             return if clean && nodes == 0 { Ok(()) } else { Err("an empty tree holds nodes") };
         }
@@ -556,8 +602,8 @@ impl Tree {
         if seen.leaves != self.leaves.live() || seen.inners != self.inners.live() {
             return Err("a node in use is not in the tree");
         }
-        if self.leaves.get(seen.leaf).next != NONE {
-            return Err("the last leaf has a next one");
+        if self.leaves.get(seen.leaf).next != NONE || self.last != seen.leaf {
+            return Err("the last leaf has a next one, or is not known");
         }
         Ok(())
     }
