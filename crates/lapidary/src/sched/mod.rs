@@ -32,24 +32,32 @@
 //! one, [`Queue::catch_up`] makes sure. Everything else runs on the scheduler's workers, higher priorities first. Both ways the backend runs in a
 //! [signalling section](crate::fence::signalling()): it may not take reservations, nor wait for fences.
 //!
+//! # Time, and resets
+//!
+//! A queue can have a [timeout](Queue::set_timeout): a job that is in flight for longer is reported to the backend, which alone can
+//! tell slow from stuck, and end it. [`Scheduler::pause`] keeps jobs away from a device that is being reset. What was in flight
+//! is the backend's: it holds the work and the signaller, and can start the job over, let it fail, and [kill](Queue::kill) the
+//! queue of a job that has done it too often.
+//!
 //! # Locking
 //!
 //! One lock per queue, one for the list of queues that are ready, never held together and never while foreign code runs: callbacks
 //! are registered without them too, as a container that signals meanwhile runs them. Arming, pushing and killing are allowed under
 //! any reservation and in callbacks.
 //!
-//! What this module leaves to others: what a job does (the backend), how long it may take (the engine), which fences it must wait
+//! What this module leaves to others: what a job does, and how to end one (the backend), which fences it must wait
 //! for ([`Reservation::fences`](crate::resv::Reservation::fences) and the syncobjs of the submission).
 
 mod proto;
 mod queue;
+mod watch;
 mod worker;
 
-use crate::fence::{FenceError, Signaller};
+use crate::fence::{Fence, FenceError, Signaller};
 
 pub use proto::{ProtoContext, ProtoError};
 pub use queue::{Armed, PushError, Queue, QueueConfig};
-pub use worker::Scheduler;
+pub use worker::{Paused, Scheduler};
 
 /// Carries out jobs.
 pub trait Backend: Send + Sync + 'static {
@@ -60,6 +68,19 @@ pub trait Backend: Send + Sync + 'static {
     /// come in order, one at a time, and must complete in that order. Runs in a signalling section, and under the locks of
     /// the thread that pushes if the job is ready then: it may not take those either.
     fn run(&self, work: Self::Work, done: Signaller);
+
+    /// `job`, the first in flight of a queue with a [timeout](Queue::set_timeout), has had its time. For the backend to find out
+    /// what is wrong, to end the job, or to let it be: it is called again if the job is in flight for as long once more. The
+    /// queue can be killed here, the scheduler paused, the device reset.
+    ///
+    /// Runs on a worker, in a signalling section. Without an implementation the queue is killed; the job itself goes on.
+    fn timed_out(&self, queue: &Queue<Self>, job: &Fence)
+    where
+        Self: Sized,
+    {
+        tracing::warn!(?job, "a job does not end; its queue is killed");
+        queue.kill(FenceError::TimedOut);
+    }
 }
 
 /// Which ready queue a worker takes first.

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     thread::{self, ThreadId},
+    time::Duration,
 };
 
 use crate::{
@@ -11,7 +12,11 @@ use crate::{
     sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
-use super::{ArmError, Backend, Priority, worker::Scheduler};
+use super::{
+    ArmError, Backend, Priority,
+    watch::{Look, Watch},
+    worker::Scheduler,
+};
 
 /// How a queue is made.
 #[derive(Debug, Clone)]
@@ -47,13 +52,15 @@ pub(super) struct Inner<B: Backend> {
 
 /// # Invariants
 /// `entries` are in the order of their fences' numbers. Only the first has a callback registered.
-struct State<W> {
+pub(super) struct State<W> {
     entries: VecDeque<Entry<W>>,
     /// The thread that hands jobs to the backend now.
     runner: Option<ThreadId>,
     /// Whether the queue is on the list of ready queues.
     listed: bool,
     killed: Option<FenceError>,
+    priority: Priority,
+    watch: Watch,
     /// The job that left the entries last: handed to the backend, or failing.
     in_flight: Option<Fence>,
     /// The job armed last.
@@ -117,6 +124,8 @@ impl<B: Backend> Queue<B> {
             runner: None,
             listed: false,
             killed: None,
+            priority: config.priority,
+            watch: Watch::default(),
             in_flight: None,
             last: None,
         };
@@ -196,11 +205,30 @@ impl<B: Backend> Queue<B> {
     #[track_caller]
     pub fn catch_up(&self) {
         fence::assert_may_block("catching up with a queue");
-        let mut state = self.0.state.lock();
-        while state.runner.is_some_and(|runner| runner != thread::current().id()) {
-            self.0.rested.wait(&mut state);
-        }
-        drop(self.0.drain(state, usize::MAX));
+        self.0.run_ready(self.0.at_rest(), usize::MAX);
+    }
+
+    /// Changes which queues go first on the workers. One that waits for a worker already keeps its turn.
+    pub fn set_priority(&self, priority: Priority) {
+        self.0.state.lock().priority = priority;
+    }
+
+    /// Has the jobs that are handed over from now on watched: [`Backend::timed_out`] is called, on a worker, for one that
+    /// takes longer than `timeout`, not counting the time that the one before it took. `None`, as at first: none is watched.
+    pub fn set_timeout(&self, timeout: Option<Duration>) {
+        self.0.state.lock().watch.set_timeout(timeout);
+    }
+
+    /// Has a worker call [`Backend::timed_out`] now for the job in flight, if it is watched: for a driver that has learned
+    /// that it hangs. Allowed anywhere, in the device's interrupt too.
+    pub fn time_out(&self) {
+        let look = self.0.state.lock().watch.give_up();
+        self.0.list_look(look);
+    }
+
+    /// How the job that was handed over last has failed, if it has ended and did.
+    pub fn last_error(&self) -> Option<FenceError> {
+        self.0.state.lock().in_flight.as_ref()?.status()?.err()
     }
 
     /// Why the queue takes no more jobs, if it does not.
@@ -278,12 +306,12 @@ impl<B: Backend> Inner<B> {
         state.entries[place].stage = stage;
         if place == 0 {
             match self.config.inline {
-                true => drop(self.drain(state, usize::MAX)),
+                true => self.run_ready(state, usize::MAX),
                 false => self.list(state),
             }
         } else if self.config.inline && state.runner.is_none() {
             // Earlier jobs may be ready, and listed for a worker that has not come to them yet.
-            drop(self.drain(state, usize::MAX));
+            self.run_ready(state, usize::MAX);
         }
         None
     }
@@ -300,8 +328,51 @@ impl<B: Backend> Inner<B> {
             return;
         }
         state.listed = true;
+        let priority = state.priority;
         drop(state);
-        self.scheduler.ready(self.clone(), self.config.priority);
+        self.scheduler.ready(self.clone(), priority);
+    }
+
+    /// Has a worker look at the job in flight when its time may be up.
+    fn list_look(self: &Arc<Self>, look: Option<Look>) {
+        if let Some(look) = look {
+            self.scheduler.watch(self.clone(), look);
+        }
+    }
+
+    /// What a worker does when the time of the job in flight may be up.
+    pub(super) fn look(self: &Arc<Self>, generation: u64) {
+        let found = {
+            let mut state = self.state.lock();
+            match self.scheduler.is_paused() {
+                // When it goes on, its time starts anew.
+                true => return state.watch.rest(),
+                false => state.watch.look(generation),
+            }
+        };
+        match found {
+            Ok(next) => self.list_look(next),
+            Err(job) => {
+                let _watched_on = WatchOn(self);
+                let _section = signalling();
+                self.scheduler.backend().timed_out(&Queue(self.clone()), &job);
+            }
+        }
+    }
+
+    /// Waits until no other thread is handing over jobs of the queue, and keeps it so.
+    pub(super) fn at_rest(&self) -> MutexGuard<'_, State<B::Work>> {
+        let mut state = self.state.lock();
+        while state.runner.is_some_and(|runner| runner != thread::current().id()) {
+            self.rested.wait(&mut state);
+        }
+        state
+    }
+
+    /// Gives the job in flight its whole time again.
+    pub(super) fn watch_anew(self: &Arc<Self>) {
+        let look = self.state.lock().watch.start_anew();
+        self.list_look(look);
     }
 
     /// What a worker does with a listed queue: runs a few jobs and lets others have their turn.
@@ -309,12 +380,17 @@ impl<B: Backend> Inner<B> {
         const TURN: usize = 16;
         let mut state = self.state.lock();
         state.listed = false;
-        if let Some(state) = self.drain(state, TURN) {
+        self.run_ready(state, TURN);
+    }
+
+    /// Hands ready jobs to the backend, at most `turn`; the rest is for a worker, when its turn comes.
+    fn run_ready<'a>(self: &'a Arc<Self>, state: MutexGuard<'a, State<B::Work>>, turn: usize) {
+        if let Some(state) = self.drain(state, turn) {
             self.list(state);
         }
     }
 
-    /// Hands ready jobs to the backend, at most `turn`. Gives the lock back if the turn ended before the jobs.
+    /// Hands ready jobs to the backend, at most `turn`. Gives the lock back if the turn, or a pause, came before their end.
     fn drain<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State<B::Work>>,
@@ -329,9 +405,18 @@ impl<B: Backend> Inner<B> {
             if turn == 0 {
                 break false;
             }
+            // Under the lock, so that a pause either is seen here or waits for this thread.
+            if self.scheduler.is_paused() {
+                break state.entries.is_empty();
+            }
             let Some(step) = state.next_step() else { break true };
             turn -= 1;
+            let look = match &step {
+                Step::Run(_, done) => state.watch.hand_over(done.fence()),
+                Step::Fail { .. } | Step::Await { .. } => None,
+            };
             drop(state);
+            self.list_look(look);
             match step {
                 Step::Run(work, done) => {
                     let _section = signalling();
@@ -432,6 +517,15 @@ impl<B: Backend> Drop for Runner<'_, B> {
             self.queue.rested.notify_all();
             self.queue.list(state);
         }
+    }
+}
+
+/// Has the watch go on after a job's time was up, even if the backend panics.
+struct WatchOn<'a, B: Backend>(&'a Arc<Inner<B>>);
+
+impl<B: Backend> Drop for WatchOn<'_, B> {
+    fn drop(&mut self) {
+        self.0.watch_anew();
     }
 }
 
