@@ -150,7 +150,7 @@ mod tests {
         first_done.signal();
         let next = watch.look(look.generation).unwrap().expect("the second is in flight");
         assert_eq!(next.at, after(first.timestamp().unwrap(), HOUR));
-        assert_eq!(watch.look(look.generation), Ok(None), "a look that was replaced is void");
+        assert!(matches!(watch.look(look.generation), Ok(None)), "a look that was replaced is void");
     }
 
     #[test]
@@ -188,6 +188,6 @@ mod tests {
         let mut watch = self::watch(HOUR);
         let (look, _job, _done) = hand_over(&mut watch, &timeline);
         watch.set_timeout(None);
-        assert_eq!(watch.look(look.unwrap().generation), Ok(None));
+        assert!(matches!(watch.look(look.unwrap().generation), Ok(None)));
     }
 }

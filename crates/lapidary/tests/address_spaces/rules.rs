@@ -460,5 +460,5 @@ fn h30_an_address_space_for_one_mapping_is_small() {
     let a = vm.obtain(&"a").unwrap();
     vm.lock().unwrap().map(&MapRequest::object(range(0, 10), &a, 0, ()), &mut ()).unwrap();
     let bytes = vm.read().bytes();
-    assert!(bytes < 4096, "{bytes} bytes");
+    assert!(bytes < 1100, "{bytes} bytes");
 }

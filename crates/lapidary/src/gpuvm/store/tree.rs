@@ -111,6 +111,10 @@ impl Tree {
     /// leaves of tension there is and comes. A single splice of three splits one leaf at most. Each leaf split
     /// can split one node per level, but more than the levels only as often as half a node has filled.
     fn need(&self, entries: usize) -> (usize, usize) {
+        if self.depth == 0 && self.len + entries <= LEAF {
+            // All in one leaf: a tree for a few entries costs no more.
+            return (usize::from(self.root == NONE), 0);
+        }
         if entries <= 3 {
             return (1, self.depth as usize + 1);
         }
