@@ -343,10 +343,14 @@ impl<T: VmTypes> Book<T> {
         charge: impl FnOnce(usize) -> bool,
         credit: impl FnOnce(usize),
     ) -> Result<(), VmError> {
-        let (wanted, before) = (self.store.growth_bytes(more), self.store.bytes());
-        if wanted > 0 && !charge(wanted) {
+        let wanted = self.store.growth_bytes(more);
+        if wanted == 0 {
+            return Ok(());
+        }
+        if !charge(wanted) {
             return Err(VmError::OutOfMemory);
         }
+        let before = self.store.bytes();
         let reserved = self.store.reserve(more);
         let gained = self.store.bytes() - before;
         self.charged += gained;

@@ -23,6 +23,9 @@ use crate::exec::{Duplicates, Exec, ExecError};
 use crate::fence::{Fence, Interrupt};
 use crate::resv::{Reservation, Usage};
 
+/// How many external objects are looked up per locking of the book.
+const SOME: usize = 16;
+
 /// The reservations of an address space that can't change meanwhile. From a guard's `locked()`. See the module.
 pub struct Locked<'a, T: VmTypes> {
     vm: &'a VmInner<T>,
@@ -84,12 +87,18 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     #[track_caller]
     pub fn lock_in(&self, exec: &mut Exec<'_>, fences: usize) -> Result<(), ExecError> {
         exec.prepare_owned(self.vm.reservation().clone(), fences)?;
-        let external = |at| self.vm.book.read_recursive().external_at(at).and_then(reservation_of);
-        let mut at = 0;
-        // The list stays as it is: what is mapped can't change meanwhile.
-        while let Some(reservation) = external(at) {
-            exec.prepare_owned(reservation, fences)?;
-            at += 1;
+        // Not under the book's lock, and without memory: some at a time. The list stays as it is, since what is mapped can't
+        // change meanwhile.
+        for at in (0..).step_by(SOME) {
+            let some: [Option<Reservation>; SOME] = {
+                let book = self.vm.book.read_recursive();
+                std::array::from_fn(|i| book.external_at(at + i).and_then(reservation_of))
+            };
+            let more = some[SOME - 1].is_some();
+            some.into_iter().flatten().try_for_each(|reservation| exec.prepare_owned(reservation, fences))?;
+            if !more {
+                break;
+            }
         }
         Ok(())
     }

@@ -41,17 +41,20 @@ struct Shared<B: Backend> {
 struct Ready<B: Backend> {
     queues: [VecDeque<Arc<Inner<B>>>; Priority::COUNT],
     /// Queues with a job in flight, by when its time may be up. The number tells those of one moment apart.
-    looks: BTreeMap<(Timestamp, u64), (Arc<Inner<B>>, u64)>,
+    looks: BTreeMap<(Timestamp, u64), Looked<B>>,
     next_look: u64,
     stopping: bool,
 }
+
+/// A queue whose job in flight is to be looked at, and for which generation of its watch.
+struct Looked<B: Backend>(Arc<Inner<B>>, u64);
 
 /// What a worker is to do.
 enum Task<B: Backend> {
     /// Hand over jobs.
     Run(Arc<Inner<B>>),
-    /// Look at the job in flight.
-    Look(Arc<Inner<B>>, u64),
+    /// See whether the job in flight has had its time.
+    Look(Looked<B>),
 }
 
 /// Keeps a scheduler's jobs from being handed to the backend, until it is dropped. From [`Scheduler::pause`].
@@ -173,7 +176,7 @@ impl<B: Backend> Shared<B> {
         while let Some(task) = self.next() {
             let work = || match &task {
                 Task::Run(queue) => queue.work(),
-                Task::Look(queue, generation) => queue.look(*generation),
+                Task::Look(Looked(queue, generation)) => queue.look(*generation),
             };
             if catch_unwind(AssertUnwindSafe(work)).is_err() {
                 tracing::error!("a backend panicked; if it was given a job, that has failed");
@@ -190,7 +193,7 @@ impl<B: Backend> Shared<B> {
         let number = ready.next_look;
         ready.next_look += 1;
         let first = ready.looks.first_key_value().is_none_or(|((first, _), _)| at < *first);
-        ready.looks.insert((at, number), (queue, generation));
+        ready.looks.insert((at, number), Looked(queue, generation));
         drop(ready);
         // Whoever waits for something later is to wait less long.
         if first {
@@ -215,9 +218,9 @@ impl<B: Backend> Shared<B> {
         loop {
             let until_look = ready.until_look();
             if until_look.is_some_and(|wait| wait.is_zero())
-                && let Some((_, (queue, generation))) = ready.looks.pop_first()
+                && let Some((_, looked)) = ready.looks.pop_first()
             {
-                return Some(Task::Look(queue, generation));
+                return Some(Task::Look(looked));
             }
             let paused = self.paused.load(Ordering::Acquire) > 0 && !ready.stopping;
             if !paused && let Some(queue) = ready.queues.iter_mut().rev().find_map(VecDeque::pop_front) {

@@ -32,6 +32,21 @@ fn an_external_object_is_locked_while_it_is_mapped_and_no_longer() {
     assert_eq!(locked(), 2);
 }
 
+#[test]
+fn any_number_of_external_objects_is_locked_each_once() {
+    for count in [0, 1, 15, 16, 17, 32, 50] {
+        let fixture = Fixture::new();
+        let objects: Vec<_> = (0..count).map(|_| buffer(&Reservation::new())).collect();
+        for (i, object) in objects.iter().enumerate() {
+            fixture.map(10 * i as u64, 4, object).unwrap();
+        }
+        let guard = fixture.vm.lock_shared().unwrap();
+        let exec = guard.locked().lock_all(1, &Interrupt::none()).unwrap();
+        assert_eq!(exec.len(), 1 + count);
+        assert!(objects.iter().all(|object| exec.is_locked(object.reservation())));
+    }
+}
+
 /// An address space with external objects at pages 0, 100 and 200, five pages each, and one that is not mapped.
 fn with_external() -> (Fixture, [Object; 4]) {
     let fixture = Fixture::new();
