@@ -191,6 +191,66 @@ fn nothing_times_out_during_a_pause_and_all_have_their_whole_time_afterwards() {
     wait(&job);
 }
 
+/// A device that is reset when a job hangs: every job in flight starts over, the guilty one fails.
+#[derive(Default)]
+struct Restarting {
+    in_flight: Mutex<Vec<(u32, Signaller)>>,
+    started: Mutex<Vec<u32>>,
+}
+
+impl Restarting {
+    fn start(&self, number: u32, done: Signaller) {
+        self.started.lock().unwrap().push(number);
+        self.in_flight.lock().unwrap().push((number, done));
+    }
+}
+
+impl Backend for Restarting {
+    type Work = u32;
+
+    fn run(&self, number: u32, done: Signaller) {
+        assert!(number != 0, "handed over during the reset");
+        self.start(number, done);
+    }
+
+    fn timed_out(&self, queue: &Queue<Self>, job: &Fence) {
+        let _paused = queue.scheduler().pause();
+        // Whoever pushes during the reset gets no further than the queue, and nobody reports the job once more.
+        let meanwhile = queue.scheduler().queue(QueueConfig::default());
+        meanwhile.push(0, []).unwrap();
+        queue.time_out();
+        assert_eq!(meanwhile.pending(), 1);
+        meanwhile.kill(FenceError::Cancelled);
+        let in_flight = std::mem::take(&mut *self.in_flight.lock().unwrap());
+        for (number, done) in in_flight {
+            match done.fence().ptr_eq(job) {
+                true => done.fail(FenceError::TimedOut),
+                false => self.start(number, done),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_can_be_reset_and_the_innocent_start_over() {
+    let scheduler = Scheduler::new("test", Arc::new(Restarting::default()), 2);
+    let queues = [(); 3].map(|()| scheduler.queue(QueueConfig::default()));
+    queues.iter().for_each(|queue| queue.set_timeout(Some(HOUR)));
+    let fences: Vec<_> = (1..4).map(|n| queues[n - 1].push(n as u32, []).unwrap()).collect();
+    queues[1].time_out();
+    wait(&fences[1]);
+    assert_eq!(fences[1].status(), Some(Err(FenceError::TimedOut)));
+    // The queue goes on: this backend does not kill it.
+    let next = queues[1].push(4, []).unwrap();
+    while scheduler.backend().in_flight.lock().unwrap().len() < 3 {
+        std::thread::yield_now();
+    }
+    let in_flight = std::mem::take(&mut *scheduler.backend().in_flight.lock().unwrap());
+    in_flight.into_iter().for_each(|(_, done)| done.signal());
+    assert!([&fences[0], &fences[2], &next].iter().all(|fence| fence.status() == Some(Ok(()))));
+    assert_eq!(*scheduler.backend().started.lock().unwrap(), [1, 2, 3, 1, 3, 4]);
+}
+
 /// A job that stays in the hands of the thread that hands it over until it is told to go on.
 struct Slow {
     begun: Mutex<mpsc::Sender<()>>,

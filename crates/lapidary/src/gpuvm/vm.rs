@@ -448,7 +448,8 @@ impl<'a, T: VmTypes> VmGuard<'a, T> {
     /// Gives each mapping's part in `range` the tag that `tag` answers for it; a part that has that tag already is left
     /// alone, and what is not mapped is no error. Mappings are split at the range's ends where that makes a difference.
     ///
-    /// `tag` gets the part as it is, backing included. It is asked more than once and must not change its mind.
+    /// `tag` gets the part as it is, backing included. It is asked more than once and must not change its mind; it runs with
+    /// the book locked, so it can't look at the address space.
     ///
     /// # Errors
     /// As with [`map`](Self::map).

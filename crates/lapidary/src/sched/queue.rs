@@ -208,6 +208,11 @@ impl<B: Backend> Queue<B> {
         self.0.run_ready(self.0.at_rest(), usize::MAX);
     }
 
+    /// The scheduler that the queue feeds.
+    pub fn scheduler(&self) -> &Scheduler<B> {
+        &self.0.scheduler
+    }
+
     /// Changes which queues go first on the workers. One that waits for a worker already keeps its turn.
     pub fn set_priority(&self, priority: Priority) {
         self.0.state.lock().priority = priority;
@@ -525,7 +530,8 @@ struct WatchOn<'a, B: Backend>(&'a Arc<Inner<B>>);
 
 impl<B: Backend> Drop for WatchOn<'_, B> {
     fn drop(&mut self) {
-        self.0.watch_anew();
+        let look = self.0.state.lock().watch.was_reported();
+        self.0.list_look(look);
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Watch {
     since: Timestamp,
     /// Its time counts as up.
     given_up: bool,
+    /// The backend is being told of it: nobody looks until that is over.
+    reported: bool,
     /// The look that counts.
     generation: u64,
     /// Whether that look is on the scheduler's list, or on its way there.
@@ -65,7 +67,7 @@ impl Watch {
     /// Counts the time of the job in flight as up. Answers the look that is to find that.
     pub(super) fn give_up(&mut self) -> Option<Look> {
         self.pass_signalled();
-        self.given_up = !self.in_flight.is_empty();
+        self.given_up = !self.reported && !self.in_flight.is_empty();
         if self.given_up { self.next_look() } else { None }
     }
 
@@ -76,17 +78,26 @@ impl Watch {
         self.next_look()
     }
 
-    /// Looks. Answers the job whose time is up: then [`start_anew`](Self::start_anew) is to follow. Otherwise when to look
-    /// again, or nothing.
+    /// Looks. Answers the job whose time is up, and nobody looks until [`was_reported`](Self::was_reported) follows.
+    /// Otherwise when to look again, or nothing.
     pub(super) fn look(&mut self, generation: u64) -> Result<Option<Look>, Fence> {
         if generation != self.generation {
             return Ok(None);
         }
         self.pass_signalled();
         match (self.next_look(), self.in_flight.front()) {
-            (Some(next), Some((job, _))) if next.at <= Timestamp::now() => Err(job.clone()),
+            (Some(next), Some((job, _))) if next.at <= Timestamp::now() => {
+                self.reported = true;
+                Err(job.clone())
+            }
             (next, _) => Ok(next),
         }
+    }
+
+    /// The backend was told of a job whose time was up. What is in flight has its whole time again. Answers when to look.
+    pub(super) fn was_reported(&mut self) -> Option<Look> {
+        self.reported = false;
+        self.start_anew()
     }
 
     /// Nobody looks until the time is [started anew](Self::start_anew).
@@ -98,7 +109,7 @@ impl Watch {
     /// The look at the end of the first job's time, which is the one that counts from now on.
     fn next_look(&mut self) -> Option<Look> {
         self.rest();
-        let timeout = self.timeout.filter(|_| !self.in_flight.is_empty())?;
+        let timeout = self.timeout.filter(|_| !self.reported && !self.in_flight.is_empty())?;
         let at = if self.given_up { Timestamp::default() } else { after(self.since, timeout) };
         self.listed = true;
         Some(Look { at, generation: self.generation })
@@ -159,8 +170,10 @@ mod tests {
         let (look, job, done) = hand_over(&mut watch, &timeline);
         let found = watch.look(look.unwrap().generation).unwrap_err();
         assert!(found.ptr_eq(&job));
+        // While the backend deals with it, it is not found again, whatever happens.
+        assert_eq!((watch.give_up(), watch.start_anew()), (None, None));
         watch.set_timeout(Some(HOUR));
-        let again = watch.start_anew().expect("still in flight");
+        let again = watch.was_reported().expect("still in flight");
         assert_eq!(watch.look(again.generation).unwrap().map(|look| look.at), Some(again.at));
         done.signal();
         assert_eq!(watch.start_anew(), None);
@@ -174,6 +187,7 @@ mod tests {
         let (_, _second, _second_done) = hand_over(&mut watch, &timeline);
         let look = watch.give_up().unwrap();
         assert!(watch.look(look.generation).unwrap_err().ptr_eq(&job));
+        watch.was_reported();
         // Given up once more, but it ends before anybody looks.
         let look = watch.give_up().unwrap();
         done.signal();
