@@ -108,16 +108,16 @@
 //! dropped anywhere. What the page-table entries of an object say is under the object's reservation: who maps it
 //! or moves it holds that.
 //!
-//! # Left to others
-//!
-//! Page tables, memory, moving objects (`residency`), job order, the memory of clients.
-//!
 //! # Without memory
 //!
 //! A request that finds none is [refused](VmError::OutOfMemory) and changes nothing; what must not fail asks for none:
 //! steps, undoing a batch, going through a step list, evicting, letting go, closing. Two things have no such way out in
 //! Rust's library and end the program instead, as they do everywhere in it: the shared pointers behind a new address space
 //! and a new tie, and the reaper's note that the last handle of an address space is gone.
+//!
+//! # Left to others
+//!
+//! Page tables, memory, moving objects (`residency`), job order, the memory of clients.
 
 pub mod store;
 mod va;

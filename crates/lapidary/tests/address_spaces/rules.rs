@@ -254,6 +254,13 @@ fn h28_no_kind_of_request_touches_what_is_not_the_clients() {
 // ---- H29: limits ----
 
 #[test]
+fn h29_there_is_a_limit_even_if_none_is_asked_for() {
+    assert_eq!(VmConfig::bits(48).limit, 1 << 30);
+    let fixture = Fixture::with(VmConfig { limit: u32::MAX, ..VmConfig::bits(48) });
+    assert_eq!(fixture.vm.config().limit, 1 << 30);
+}
+
+#[test]
 fn h29_past_the_limit_requests_fail_and_nothing_else_is_harmed() {
     let fixture = Fixture::with(VmConfig { limit: 4, ..VmConfig::bits(47) });
     let object = fixture.local();

@@ -228,10 +228,10 @@ proptest! {
 #[test]
 fn h25_the_first_mapping_is_refused_as_often_as_it_asks_for_memory() {
     let map = Op::Map(1, 4, Back::Object(0, 0), 0);
-    // Record and leaf.
-    assert_eq!(run(VmConfig::bits(47), &[Request::AtOnce(map)]), 2);
+    // A chunk and the list of chunks, for records and for leaves.
+    assert_eq!(run(VmConfig::bits(47), &[Request::AtOnce(map)]), 4);
     // And the list of steps.
-    assert_eq!(run(VmConfig::bits(47), &[Request::Batch(vec![map])]), 3);
+    assert_eq!(run(VmConfig::bits(47), &[Request::Batch(vec![map])]), 5);
 }
 
 #[test]

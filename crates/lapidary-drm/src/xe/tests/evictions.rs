@@ -26,7 +26,7 @@ impl Rig {
     fn mark_evicted(&self) {
         let vm = self.client.inside().data().vm(self.vm).unwrap();
         let book = vm.gpu_vm().read();
-        book.iter().filter_map(|mapping| mapping.vm_bo().cloned()).for_each(|tie| tie.evict());
+        book.iter().filter_map(|mapping| mapping.get().vm_bo().cloned()).for_each(|tie| tie.evict());
     }
 }
 
