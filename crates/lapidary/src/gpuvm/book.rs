@@ -58,8 +58,6 @@ impl<G> Chained for Record<G> {
 struct Slot<T: VmTypes> {
     /// Held while there are mappings, and after that until the slot has left `idle`.
     held: Option<VmBo<T>>,
-    known: Weak<VmBoInner<T>>,
-    object: Option<ObjectId>,
     /// The first of the object's mappings, and how many there are.
     head: u32,
     count: u32,
@@ -68,6 +66,12 @@ struct Slot<T: VmTypes> {
     /// The next slot that is idle or free.
     chain: u32,
     idle: bool,
+}
+
+/// What a slot stands for; apart from it, since requests don't look at this.
+struct Known<T: VmTypes> {
+    tie: Weak<VmBoInner<T>>,
+    object: Option<ObjectId>,
 }
 
 /// What a range meets: good until the next change.
@@ -95,6 +99,8 @@ impl Cut {
 pub(super) struct Book<T: VmTypes> {
     store: Store<Record<T::Tag>>,
     slots: Vec<Slot<T>>,
+    /// By slot.
+    known: Vec<Known<T>>,
     free_slots: u32,
     /// Slots whose last mapping went and whose `VmBo` is still held.
     idle: u32,
@@ -113,6 +119,7 @@ impl<T: VmTypes> Book<T> {
         Book {
             store: Store::new(),
             slots: Vec::new(),
+            known: Vec::new(),
             free_slots: NONE,
             idle: NONE,
             by_object: HashMap::new(),
@@ -137,8 +144,9 @@ impl<T: VmTypes> Book<T> {
     /// Bytes of memory held for mappings and objects.
     pub(super) fn bytes(&self) -> usize {
         let objects = self.by_object.capacity() * (size_of::<(ObjectId, u32)>() + 1);
-        let slots =
-            self.slots.capacity() * size_of::<Slot<T>>() + self.external.capacity() * size_of::<u32>();
+        let slots = self.slots.capacity() * size_of::<Slot<T>>()
+            + self.known.capacity() * size_of::<Known<T>>()
+            + self.external.capacity() * size_of::<u32>();
         self.store.bytes() + slots + objects
     }
 
@@ -187,7 +195,7 @@ impl<T: VmTypes> Book<T> {
 
     fn slot_of(&self, vm_bo: &VmBo<T>) -> Option<&Slot<T>> {
         let slot = self.slots.get(vm_bo.slot() as usize)?;
-        vm_bo.is(&slot.known).then_some(slot)
+        vm_bo.is(&self.known[vm_bo.slot() as usize].tie).then_some(slot)
     }
 
     /// Mapped objects with a reservation of their own.
@@ -479,7 +487,7 @@ impl<T: VmTypes> Book<T> {
     /// The tie to an object, if there is one.
     pub(super) fn find(&self, object: ObjectId) -> Option<VmBo<T>> {
         let slot = *self.by_object.get(&object)?;
-        VmBo::upgrade(&self.slots[slot as usize].known)
+        VmBo::upgrade(&self.known[slot as usize].tie)
     }
 
     /// How many objects can be known at most without room for more.
@@ -506,14 +514,17 @@ impl<T: VmTypes> Book<T> {
                 return Err(VmError::OutOfMemory);
             }
             self.slots.try_reserve(1).map_err(no_memory)?;
+            self.known.try_reserve(1).map_err(no_memory)?;
             self.slots.push(Slot::free(NONE));
+            self.known.push(Known { tie: Weak::new(), object: None });
             self.free_slots = self.slots.len() as u32 - 1;
         }
         let index = self.free_slots;
         let vm_bo = make(index)?;
         let slot = &mut self.slots[index as usize];
         self.free_slots = slot.chain;
-        *slot = Slot { known: vm_bo.downgrade(), object: Some(object), ..Slot::free(NONE) };
+        *slot = Slot::free(NONE);
+        self.known[index as usize] = Known { tie: vm_bo.downgrade(), object: Some(object) };
         self.by_object.insert(object, index);
         Ok(vm_bo)
     }
@@ -522,7 +533,9 @@ impl<T: VmTypes> Book<T> {
     pub(super) fn untie(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         debug_assert!(slot.count == 0 && slot.held.is_none());
-        let Some(object) = slot.object.take() else { return };
+        let known = &mut self.known[index as usize];
+        let Some(object) = known.object.take() else { return };
+        known.tie = Weak::new();
         *slot = Slot::free(self.free_slots);
         self.free_slots = index;
         // The same object may have been tied anew, in another slot, by the time this is noticed.
@@ -622,16 +635,7 @@ impl<T: VmTypes> Book<T> {
 
 impl<T: VmTypes> Slot<T> {
     fn free(chain: u32) -> Self {
-        Slot {
-            held: None,
-            known: Weak::new(),
-            object: None,
-            head: NONE,
-            count: 0,
-            external_at: NONE,
-            chain,
-            idle: false,
-        }
+        Slot { held: None, head: NONE, count: 0, external_at: NONE, chain, idle: false }
     }
 }
 

@@ -250,8 +250,8 @@ fn h25_the_first_tie_is_refused_as_often_as_it_asks_for_memory() {
         }
         n += 1;
     }
-    // Index, slots, external objects, the lists of evicted and of untied ones, the object's list.
-    assert_eq!(n, 6);
+    // Index, slots, what they stand for, external objects, the lists of evicted and of untied ones, the object's list.
+    assert_eq!(n, 7);
 }
 
 /// A driver without page tables, so that all memory is the address space's own.

@@ -134,6 +134,7 @@
 
 mod arena;
 mod node;
+mod prefetch;
 mod tree;
 
 pub use arena::{Arena, Chained, NONE};

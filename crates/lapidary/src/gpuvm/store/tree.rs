@@ -163,7 +163,7 @@ impl Tree {
     #[inline]
     pub fn walk_from(&self, at: u64) -> Walk<'_> {
         let leaf = self.leaf_for(at);
-        let pos = if leaf == NONE { 0 } else { self.leaves.get(leaf).seek(at) };
+        let pos = if leaf == NONE { 0 } else { self.leaves.get(leaf).seek_ahead(at) };
         Walk { tree: self, leaf, pos }
     }
 
@@ -176,7 +176,7 @@ impl Tree {
     #[inline]
     pub fn place(&self, at: u64) -> Place {
         let path = self.path(at);
-        let pos = if path.leaf == NONE { 0 } else { self.leaves.get(path.leaf).seek(at) };
+        let pos = if path.leaf == NONE { 0 } else { self.leaves.get(path.leaf).seek_ahead(at) };
         Place { at, path, pos: pos as u32 }
     }
 
