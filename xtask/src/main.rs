@@ -2,7 +2,7 @@
 //!
 //! | task | what it does | module |
 //! | --- | --- | --- |
-//! | `bench` | measures the device as its clients see it, next to what it aims at | [`bench`](mod@bench) |
+//! | `bench` | measures the library, and the device as its clients see it, next to other figures | [`bench`](mod@bench) |
 //! | `clients` | unpacks the real clients (Mesa, IGT) below `target/clients`, without root | [`clients`] |
 //! | `igt` | runs IGT's test programs on the virtual device and judges them by `tests/igt/*.list` | [`igt`] |
 //! | `test` | everything that must hold before a change is accepted, phase by phase | [`test`](mod@test) |
@@ -30,7 +30,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Measure how fast the device answers, and compare with the aims.
+    /// Measure the library and the device, and compare with the aims or with other figures.
     Bench(bench::Args),
     /// Install the real clients (Mesa's Vulkan driver, IGT) below target/clients, without root.
     Clients(clients::Args),
