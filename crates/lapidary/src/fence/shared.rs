@@ -56,6 +56,16 @@ unsafe impl<T: Send + Sync> Send for WeakShared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for WeakShared<T> {}
 
+/// The counts alone: the value may be the last owner's already, who drops it.
+///
+/// # Safety
+/// The memory is there for `'a`.
+#[inline]
+unsafe fn counts<'a, T>(counted: NonNull<Counted<T>>) -> &'a AtomicU64 {
+    // SAFETY: the caller's promise.
+    unsafe { &(*counted.as_ptr()).counts }
+}
+
 impl<T> Shared<T> {
     /// A value with one owner.
     pub(crate) fn new(value: T) -> Self {
@@ -138,7 +148,7 @@ impl<T> Shared<T> {
     #[inline]
     unsafe fn give_up(counted: NonNull<Counted<T>>) -> Option<Left> {
         // SAFETY: there is a share until the operation.
-        let before = unsafe { counted.as_ref() }.counts.fetch_sub(STRONG, Ordering::Release);
+        let before = unsafe { counts(counted) }.fetch_sub(STRONG, Ordering::Release);
         if owners(before) != 1 {
             return None;
         }
@@ -209,7 +219,7 @@ impl<T> WeakShared<T> {
     /// An owner, if there still is one.
     pub(crate) fn upgrade(&self) -> Option<Shared<T>> {
         // SAFETY: by the invariant.
-        let counts = &unsafe { self.0.as_ref() }.counts;
+        let counts = unsafe { counts(self.0) };
         let another = |now| (owners(now) != 0).then(|| now + STRONG);
         counts.fetch_update(Ordering::Acquire, Ordering::Relaxed, another).ok()?;
         Some(Shared(self.0))
@@ -219,7 +229,7 @@ impl<T> WeakShared<T> {
 impl<T> Drop for WeakShared<T> {
     fn drop(&mut self) {
         // SAFETY: by the invariant.
-        let before = unsafe { self.0.as_ref() }.counts.fetch_sub(WEAK, Ordering::Release);
+        let before = unsafe { counts(self.0) }.fetch_sub(WEAK, Ordering::Release);
         if weak(before) != 1 {
             return;
         }

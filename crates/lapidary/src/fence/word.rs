@@ -10,7 +10,10 @@
 
 #![allow(unsafe_code, reason = "a lock hands out what is in it")]
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+};
 
 use crate::sync::{
     atomic::{AtomicU32, Ordering},
@@ -33,7 +36,7 @@ unsafe impl<T: Send> Sync for Guarded<T> {}
 
 impl<T> Guarded<T> {
     /// Not locked. The lowest bit of `word` is clear.
-    pub(super) const fn new(word: u32, value: T) -> Self {
+    pub(super) fn new(word: u32, value: T) -> Self {
         Self { word: AtomicU32::new(word), value: UnsafeCell::new(value) }
     }
 
@@ -49,7 +52,7 @@ impl<T> Guarded<T> {
         let word = self.word.load(Ordering::Relaxed) & !LOCKED;
         let taken = self.word.compare_exchange(word, word | LOCKED, Ordering::Acquire, Ordering::Relaxed);
         match taken {
-            Ok(_) => Guard { guarded: self, word },
+            Ok(_) => Guard::new(self, word),
             Err(_) => self.lock_contended(),
         }
     }
@@ -67,7 +70,7 @@ impl<T> Guarded<T> {
                     Ordering::Relaxed,
                 );
                 if taken.is_ok() {
-                    return Guard { guarded: self, word };
+                    return Guard::new(self, word);
                 }
             }
             relax(&mut tries);
@@ -79,9 +82,16 @@ impl<T> Guarded<T> {
 pub(super) struct Guard<'a, T> {
     guarded: &'a Guarded<T>,
     word: u32,
+    /// What it is for others to share or to send.
+    value: PhantomData<&'a mut T>,
 }
 
-impl<T> Guard<'_, T> {
+impl<'a, T> Guard<'a, T> {
+    #[inline]
+    fn new(guarded: &'a Guarded<T>, word: u32) -> Self {
+        Self { guarded, word, value: PhantomData }
+    }
+
     /// The word, without the lock's bit.
     #[inline]
     pub(super) fn word(&self) -> u32 {

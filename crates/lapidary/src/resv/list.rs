@@ -27,8 +27,10 @@
 //!                                    └── asked for idleness, and an entry is pending ──▶ busy
 //! ```
 //!
-//! All that was read between two looks at the same version is one state the list was in: a reader that has read what a
-//! change stored also finds the version stored before it. It restarts only if somebody else got on, and waits for nobody.
+//! All that was read between two looks at the same version is one state the list was in. A reader that has noted a version
+//! has acquired all that was stored before it, so it finds nothing older than the change before that one; and a reader that
+//! has read what a change stored also finds the version stored before it, so it finds nothing newer than that one. It
+//! restarts only if somebody else got on, and waits for nobody.
 
 #![allow(unsafe_code, reason = "fences are kept as plain pointers where readers have no lock")]
 
@@ -192,7 +194,7 @@ impl FenceList {
 
 impl Drop for FenceList {
     fn drop(&mut self) {
-        let table = *self.table.get_mut();
+        let table = self.table.load(Ordering::Relaxed);
         if table.is_null() {
             return;
         }
@@ -376,9 +378,9 @@ impl<'a> Locked<'a> {
     /// Goes before every store that readers can see.
     #[inline]
     fn change(&mut self) {
-        // The lock's holder alone writes it. Readers see it by what is released after it.
+        // The lock's holder alone writes it.
         let version = self.list.version.load(Ordering::Relaxed);
-        self.list.version.store(version + 1, Ordering::Relaxed);
+        self.list.version.store(version + 1, Ordering::Release);
     }
 
     #[inline]
