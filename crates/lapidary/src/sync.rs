@@ -1,4 +1,4 @@
-//! The locks, atomics and shared pointers of the library, in one place.
+//! The locks, atomics, shared pointers and thread locals of the library, in one place.
 //!
 //! Every module takes its primitives from here and nowhere else, so that a model checker can put its own in
 //! their stead. The locks are `parking_lot`'s: they are one byte, need no allocation and are not poisoned by
@@ -8,6 +8,8 @@ pub use parking_lot::{
     Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
 };
 pub use std::sync::{Arc, LazyLock, OnceLock, Weak};
+
+pub(crate) use std::thread_local;
 
 /// Atomic integers and orderings.
 pub mod atomic {

@@ -3,7 +3,7 @@
 //! When a fence signals, its callbacks run in the signalling thread, outside every lock. Signalling another fence from a
 //! callback appends to a queue of the thread instead of nesting; the outermost call empties it, so the stack stays flat
 //! however long a cascade gets. A callback that panics does not keep the others from running; the panic goes on when
-//! all have.
+//! all have, unless the thread was panicking already.
 //!
 //! A fence signalled outside any callback, which is the common case, runs its callbacks without that queue.
 
@@ -11,10 +11,11 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     collections::VecDeque,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
-use crate::sync::Arc;
+use crate::sync::{Arc, thread_local};
 
 use super::{
     Fence, Timestamp,
@@ -120,7 +121,7 @@ impl Callbacks {
 
     /// Marks a container as following its members. True if the caller is to make that so.
     pub(super) fn follow_members(&mut self) -> bool {
-        !std::mem::replace(&mut self.more().armed, true)
+        !mem::replace(&mut self.more().armed, true)
     }
 
     pub(super) fn set_deadline_hook(&mut self, hook: DeadlineHook) -> Option<DeadlineHook> {
@@ -180,7 +181,7 @@ pub(super) fn run_callbacks(fence: Fence, released: Released) {
     match released {
         Released { first: None, more: None } => {}
         // The common case.
-        Released { first: Some(action), more: None } if ACTIVITY.get() == Activity::Other => {
+        Released { first: Some(action), more: None } if ACTIVITY.with(Cell::get) == Activity::Other => {
             let _running = Running::begin();
             action(&fence);
         }
@@ -195,14 +196,14 @@ pub(super) fn post_arm(fence: Fence) {
 
 #[cold]
 fn post(job: Job) {
-    if ACTIVITY.get() == Activity::Other {
+    if ACTIVITY.with(Cell::get) == Activity::Other {
         let _running = Running::begin();
         return job.run();
     }
     // Where the thread's queue is gone the thread is about to end, and nesting is the only way left.
     let mut job = Some(job);
     match QUEUE.try_with(|queue| queue.borrow_mut().extend(job.take())) {
-        Ok(()) => ACTIVITY.set(Activity::Queued),
+        Ok(()) => ACTIVITY.with(|activity| activity.set(Activity::Queued)),
         Err(_) => job.into_iter().for_each(Job::run),
     }
 }
@@ -215,7 +216,7 @@ struct Running {
 impl Running {
     #[inline]
     fn begin() -> Self {
-        ACTIVITY.set(Activity::Callbacks);
+        ACTIVITY.with(|activity| activity.set(Activity::Callbacks));
         Self { _section: signalling() }
     }
 }
@@ -223,29 +224,64 @@ impl Running {
 impl Drop for Running {
     #[inline]
     fn drop(&mut self) {
-        let panic = if ACTIVITY.get() == Activity::Queued { drain() } else { None };
-        ACTIVITY.set(Activity::Other);
-        if let Some(payload) = panic
-            && !std::thread::panicking()
-        {
-            resume_unwind(payload);
-        }
+        let panic = if ACTIVITY.with(Cell::get) == Activity::Queued { drain() } else { Panic::default() };
+        ACTIVITY.with(|activity| activity.set(Activity::Other));
+        panic.go_on();
     }
 }
 
-/// Carries out what is queued, until nothing is. The answer is the first panic.
+/// Carries out what is queued, until nothing is.
 #[cold]
-fn drain() -> Option<Payload> {
-    let mut panic = None;
+fn drain() -> Panic {
+    let mut panic = Panic::default();
     // The borrow ends before the job begins.
     while let Ok(Some(job)) = QUEUE.try_with(|queue| queue.borrow_mut().pop_front()) {
-        panic = panic.or(catch(|| job.run()));
+        panic.catch(|| job.run());
     }
     panic
 }
 
-/// What a panic carries.
-type Payload = Box<dyn Any + Send>;
+/// The first panic of foreign code that others must not suffer from. What it carries is foreign code to drop, which may
+/// panic again: what does not go on is never dropped.
+#[derive(Default)]
+struct Panic(Option<Box<dyn Any + Send>>);
+
+impl Panic {
+    fn catch(&mut self, work: impl FnOnce()) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+            match self.0 {
+                None => self.0 = Some(payload),
+                Some(_) => mem::forget(payload),
+            }
+        }
+    }
+
+    #[inline]
+    fn go_on(self) {
+        if let Some(payload) = self.0 {
+            go_on(payload);
+        }
+    }
+}
+
+#[cold]
+fn go_on(payload: Box<dyn Any + Send>) {
+    if std::thread::panicking() {
+        mem::forget(payload);
+    } else {
+        resume_unwind(payload);
+    }
+}
+
+/// Does `work`, which runs callbacks, in a thread that may be panicking: a panic of theirs, on top, would end the process.
+pub(super) fn while_panicking(work: impl FnOnce()) {
+    if !std::thread::panicking() {
+        return work();
+    }
+    let mut panic = Panic::default();
+    panic.catch(work);
+    panic.go_on();
+}
 
 impl Job {
     /// Carries the job out. A panic of one callback goes on after the others.
@@ -275,22 +311,14 @@ struct RunMore<'a> {
 impl Drop for RunMore<'_> {
     fn drop(&mut self) {
         let Some(More { rest, keep, hook, .. }) = self.more.take().map(|more| *more) else { return };
-        let mut panic = None;
+        let mut panic = Panic::default();
         for action in rest.into_iter().filter_map(|(_, action)| action) {
-            panic = panic.or(catch(|| action(self.fence)));
+            panic.catch(|| action(self.fence));
         }
         // The hook is foreign code to drop.
-        panic = panic.or(catch(|| drop((keep, hook))));
-        if let Some(payload) = panic
-            && !std::thread::panicking()
-        {
-            resume_unwind(payload);
-        }
+        panic.catch(|| drop((keep, hook)));
+        panic.go_on();
     }
-}
-
-fn catch(work: impl FnOnce()) -> Option<Payload> {
-    catch_unwind(AssertUnwindSafe(work)).err()
 }
 
 /// What a container leaves with a member: tells the container, if it still exists, that the member has signalled.

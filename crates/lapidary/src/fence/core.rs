@@ -10,7 +10,7 @@ use crate::sync::{
 use super::{
     FenceContext, FenceError, Seqno, Timeline, Timestamp,
     array::Array,
-    callbacks::{CallbackId, Callbacks, post_arm, run_callbacks},
+    callbacks::{CallbackId, Callbacks, post_arm, run_callbacks, while_panicking},
     chain::Chain,
     shared::Shared,
     word::{Guard, Guarded},
@@ -451,7 +451,8 @@ impl Signaller {
 impl Drop for Signaller {
     fn drop(&mut self) {
         if let Some(fence) = self.0.take() {
-            fence.finish(Outcome::now(Some(FenceError::Cancelled)));
+            // A producer that panics drops it on its way.
+            while_panicking(|| fence.finish(Outcome::now(Some(FenceError::Cancelled))));
         }
     }
 }

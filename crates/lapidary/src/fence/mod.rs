@@ -45,6 +45,7 @@ mod array;
 mod callbacks;
 mod chain;
 mod core;
+mod desks;
 mod error;
 mod future;
 mod interrupt;

@@ -4,7 +4,7 @@
 //! threads that wait for it and unparks them afterwards; a sleeper checks its condition after each wake-up, so a
 //! wake-up too many does no harm.
 
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, thread_local};
 
 use super::{Deadline, Interrupt, WaitError, signalling::assert_may_block};
 

@@ -25,7 +25,11 @@
 
 #![allow(unsafe_code, reason = "fences are kept as plain pointers where readers have no lock")]
 
-use std::{marker::PhantomData, mem::ManuallyDrop, ops::Deref};
+use std::{
+    marker::PhantomData,
+    mem::{self, ManuallyDrop},
+    ops::Deref,
+};
 
 use crate::sync::{
     Mutex,
@@ -88,26 +92,36 @@ pub(crate) fn is_pinned(word: u64) -> bool {
 /// What was taken out of a pinned list, until nobody can be looking at it.
 ///
 /// Holds fences, or whatever else a list is made of.
-pub(crate) struct Retired<T>(Mutex<Vec<T>>);
+pub(crate) struct Retired<T>(pub(super) Mutex<Vec<T>>);
 
 impl<T> Retired<T> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
     /// Keeps `items`, which the caller has taken out of the list, until the last reader unpins; drops them now if there
-    /// is none.
+    /// is none. Can't fail: what there is no memory to note in stays for ever.
     #[cold]
     pub(crate) fn retire(&self, word: &AtomicU64, items: impl Iterator<Item = T>) {
-        self.0.lock().extend(items);
+        self.keep(items);
         self.collect(word);
+    }
+
+    fn keep(&self, items: impl Iterator<Item = T>) {
+        let mut retired = self.0.lock();
+        for item in items {
+            match retired.try_reserve(1) {
+                Ok(()) => retired.push(item),
+                Err(_) => mem::forget(item),
+            }
+        }
     }
 
     /// Drops what was retired unless there are readers. For who retires, and for who [unpins](unpin) last.
     #[cold]
     pub(crate) fn collect(&self, word: &AtomicU64) {
         loop {
-            let items = std::mem::take(&mut *self.0.lock());
+            let items = mem::take(&mut *self.0.lock());
             // Whoever pins after this question finds the list without them.
             let before = word.fetch_and(!RETIRED, Ordering::AcqRel);
             if items.is_empty() {
@@ -120,7 +134,9 @@ impl<T> Retired<T> {
             if !is_pinned(before) {
                 return drop(items);
             }
-            self.0.lock().extend(items);
+            // Most often there is nothing new, and this takes no memory.
+            let new = mem::replace(&mut *self.0.lock(), items);
+            self.keep(new.into_iter());
             // The last reader comes here if it leaves after this; if it left before, this thread goes on.
             let before = word.fetch_or(RETIRED, Ordering::AcqRel);
             if is_pinned(before) {

@@ -7,6 +7,8 @@
 
 use std::{cell::RefCell, marker::PhantomData, panic::Location};
 
+use crate::sync::thread_local;
+
 thread_local! {
     static SECTIONS: RefCell<Vec<&'static Location<'static>>> = const { RefCell::new(Vec::new()) };
 }

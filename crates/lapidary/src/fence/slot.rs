@@ -1,27 +1,19 @@
 //! A place for a fence that is read without a lock.
 //!
-//! Readers [pin](super::pins) the place's *readers' desk*, which many places share; whoever takes a fence out of a place
-//! retires it there. Desks are few and live for ever, so a place costs no more than its pointer and the desk's number.
+//! Readers [pin](super::pins) the place's [*readers' desk*](super::desks), which many places share; whoever takes a fence out
+//! of a place retires it there.
 
 #![allow(unsafe_code, reason = "fences are kept as plain pointers where readers have no lock")]
 
 use std::{marker::PhantomData, ptr};
 
-use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{
     Fence,
-    pins::{self, FenceRef, Retired},
+    desks::{DESKS, Desk, desk},
+    pins::{self, FenceRef},
 };
-
-/// Where the readers of some places are counted.
-struct Desk {
-    word: AtomicU64,
-    retired: Retired<Fence>,
-}
-
-const DESKS: usize = 64;
-static READERS: [Desk; DESKS] = [const { Desk { word: AtomicU64::new(0), retired: Retired::new() } }; DESKS];
 
 /// Which desk a place belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +26,7 @@ impl DeskId {
     }
 
     fn desk(self) -> &'static Desk {
-        &READERS[usize::from(self.0)]
+        desk(self.0)
     }
 }
 
@@ -125,7 +117,8 @@ impl Slot {
 
     /// The fence, by who has the place to itself.
     pub(super) fn take(&mut self) -> Option<Fence> {
-        let raw = std::mem::replace(self.fence.get_mut(), ptr::null_mut());
+        let raw = self.fence.load(Ordering::Relaxed);
+        self.fence.store(ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: nobody else has the place, so the reference is this call's.
         (!raw.is_null()).then(|| unsafe { pins::from_raw(raw) })
     }

@@ -4,7 +4,10 @@
 
 use std::{cell::RefCell, fmt, marker::PhantomData, ops::Deref, panic::Location};
 
-use crate::fence::{Fence, FenceContext, FenceRef};
+use crate::{
+    fence::{Fence, FenceContext, FenceRef},
+    sync::thread_local,
+};
 
 use super::{Reservation, ResvError, Ticket, Usage, list::Locked};
 
@@ -145,10 +148,8 @@ impl<'a> ResvGuard<'a> {
         if self.guards(other) {
             return Ok(());
         }
-        let copy = other.snapshot(Usage::Bookkeep);
-        if !self.list().set(copy.len(), copy.iter()) {
-            return Err(ResvError::OutOfMemory(copy.len()));
-        }
+        let other = other.0.list.pin(other.0.lock.word());
+        self.list().copy(&other).map_err(ResvError::OutOfMemory)?;
         self.room = 0;
         Ok(())
     }

@@ -34,7 +34,10 @@
 
 #![allow(unsafe_code, reason = "fences are kept as plain pointers where readers have no lock")]
 
-use std::{mem::MaybeUninit, ptr};
+use std::{
+    mem::{self, MaybeUninit},
+    ptr,
+};
 
 use crate::{
     fence::{Fence, FenceContext, FenceRef, pins},
@@ -158,7 +161,7 @@ unsafe impl Sync for FenceList {}
 unsafe impl Send for FenceList {}
 
 impl FenceList {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             table: AtomicPtr::new(ptr::null_mut()),
             version: AtomicU64::new(0),
@@ -340,25 +343,20 @@ impl<'a> Locked<'a> {
         table.len.store(len + 1, Ordering::Release);
     }
 
-    /// Replaces everything by `fences`, which are `count`; false if there is no memory for them.
-    pub(super) fn set<'f>(
-        &mut self,
-        count: usize,
-        fences: impl Iterator<Item = (FenceRef<'f>, Usage)>,
-    ) -> bool {
-        let Some(table) = Table::with_capacity(count) else { return false };
-        let mut len = 0;
-        for (entry, (fence, usage)) in table.entries.iter().zip(fences) {
-            entry.context.store(fence.context().get(), Ordering::Relaxed);
-            entry.fence.store(to_word(fence.clone(), usage), Ordering::Relaxed);
-            len += 1;
-        }
-        table.len.store(len, Ordering::Relaxed);
+    /// Replaces everything by what is pending in `other`. The error is for how many fences there was no memory.
+    pub(super) fn copy(&mut self, other: &Pinned<'_>) -> Result<(), usize> {
+        let table = loop {
+            let count = other.count();
+            let table = Table::with_capacity(count).ok_or(count)?;
+            if other.copy_to(&table) {
+                break table;
+            }
+        };
         if let Some(old) = self.exchange(table) {
             old.used().iter().for_each(|entry| self.lay_aside(entry.fence.load(Ordering::Relaxed)));
             self.let_go_of_table(old);
         }
-        true
+        Ok(())
     }
 
     /// Puts a table in the place of the one that is there.
@@ -411,7 +409,7 @@ impl<'a> Locked<'a> {
     pub(super) fn take_aside(&mut self) -> Aside<'a> {
         let (list, word) = (self.list, self.word);
         let holder = self.holder();
-        let words = match std::mem::take(&mut holder.count) {
+        let words = match mem::take(&mut holder.count) {
             0 => Words::None,
             1 => Words::One(holder.aside[0]),
             count => Words::Many(count, holder.aside),
@@ -503,6 +501,37 @@ impl Pinned<'_> {
     fn is_pending(&self, word: usize, usage: Usage) -> bool {
         // SAFETY: the list is pinned, and it was there after that.
         usage_of(word) <= usage && !unsafe { fence_of(word) }.is_signalled()
+    }
+
+    /// How many fences there are, signalled ones included.
+    fn count(&self) -> usize {
+        self.read(|words| Ok(words.count()))
+    }
+
+    /// Fills an empty table that nobody else has with the fences that are pending; false if there are more by now than it
+    /// has room for.
+    fn copy_to(&self, table: &Table) -> bool {
+        let copied = self.read(|words| {
+            let mut len = 0;
+            for word in words.filter(|word| self.is_pending(*word, Usage::Bookkeep)) {
+                let Some(entry) = table.entries.get(len) else { return Err(None) };
+                // SAFETY: the list is pinned, and it was there after that.
+                let context = unsafe { fence_of(word) }.context();
+                entry.context.store(context.get(), Ordering::Relaxed);
+                entry.fence.store(word, Ordering::Relaxed);
+                len += 1;
+            }
+            Ok(Some(len))
+        });
+        let Some(len) = copied else { return false };
+        for entry in &table.entries[..len] {
+            // SAFETY: the list is pinned, and it was there after that.
+            let fence = unsafe { fence_of(entry.fence.load(Ordering::Relaxed)) };
+            // From here on the entry has a reference.
+            mem::forget(fence.clone());
+        }
+        table.len.store(len, Ordering::Relaxed);
+        true
     }
 
     /// Whether every fence of `usage` and the usages before it has signalled.

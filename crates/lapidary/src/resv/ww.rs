@@ -38,7 +38,9 @@ impl Ticket {
     /// The youngest ticket so far. There are enough for ten million a second over three years.
     pub(crate) fn draw() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        let ticket = Self(NEXT.fetch_add(1, Ordering::Relaxed));
+        assert!(ticket < Self::NONE, "there are no more tickets for locking reservations");
+        ticket
     }
 
     #[inline]
