@@ -1,7 +1,10 @@
 //! Residency: over-commit, eviction, accounting.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,8 +14,8 @@ use lapidary::{
     gem::{Advice, Graveyard, Object, ObjectConfig, ObjectData},
     reaper::Reaper,
     residency::{
-        Account, Allocation, LruGroup, Manager, ManagerConfig, Move, Mover, PlaceConfig, Placement,
-        RegionConfig, RegionId, RegionKind, Residence, ResidencyError,
+        Account, Allocation, Companions, LruGroup, Manager, ManagerConfig, Move, Mover, PlaceConfig,
+        Placement, RegionConfig, RegionId, RegionKind, Residence, ResidencyError,
     },
     resv::{Reservation, ResvGuard, Usage},
 };
@@ -25,6 +28,8 @@ const MIB: u64 = 1 << 20;
 struct Bo {
     /// Signalled when the driver is told that the object will move: work without end that is preempted.
     preempt: Mutex<Option<Signaller>>,
+    /// Whether nobody needs it.
+    unneeded: AtomicBool,
 }
 
 impl ObjectData for Bo {
@@ -48,6 +53,10 @@ impl Mover<Bo> for Driver {
         if let Some(signaller) = preempt {
             signaller.signal();
         }
+    }
+
+    fn is_needed(&self, object: &Object<Bo>) -> bool {
+        !object.data().unneeded.load(Ordering::Relaxed)
     }
 
     fn moved(&self, object: &Object<Bo>, guard: &mut ResvGuard<'_>, change: &Move) {
@@ -206,6 +215,71 @@ fn what_one_exec_has_locked_is_not_evicted_for_the_rest_of_it() {
     });
     assert_eq!(outcome.err(), Some(ResidencyError::NoSpace { size: 6 * MIB }));
     assert_eq!((region_of(&objects[0]), region_of(&fallback)), (Some(VRAM), Some(SYSTEM)));
+}
+
+/// Two objects that share a reservation and don't fit into device memory together, the first evicted for the second.
+fn companions(device: &Device, fallback: bool) -> (Reservation, [Object<Bo>; 2]) {
+    let shared = Reservation::new();
+    let objects = [fallback, false].map(|fallback| {
+        let system = fallback.then_some(Placement::fallback(SYSTEM));
+        let placements = [Placement::preferred(VRAM)].into_iter().chain(system).collect();
+        device.object(6 * MIB, PlaceConfig { placements, ..PlaceConfig::default() }, Some(shared.clone()))
+    });
+    (shared, objects)
+}
+
+#[test]
+fn what_an_operation_has_locked_goes_for_a_new_object_and_stays_for_the_rest_of_it() {
+    let device = Device::new();
+    let (shared, [old, new]) = companions(&device, false);
+    device.populate(&old).unwrap();
+    device.populate(&new).unwrap();
+    assert!(old.is_evicted() && !new.is_evicted());
+
+    let none = Interrupt::none();
+    for companions in [Companions::Stay, Companions::MayMove] {
+        let outcome = Exec::run(Duplicates::Allow, &none, |exec| {
+            exec.lock(&shared)?;
+            device.manager.validate_with(exec, &old, companions, &none)
+        });
+        assert_eq!(outcome.err(), Some(ResidencyError::NoSpace { size: 6 * MIB }));
+    }
+    let (exec, ()) = Exec::run(Duplicates::Allow, &none, |exec| {
+        exec.lock(&shared)?;
+        device.manager.validate_with(exec, &old, Companions::MayGo, &none)
+    })
+    .unwrap();
+    assert!(exec.is_locked(&shared), "a companion's eviction takes no lock away");
+    assert!(new.is_evicted() && !old.is_evicted());
+    drop(exec);
+
+    // What nobody needs goes in any case
+    old.data().unneeded.store(true, Ordering::Relaxed);
+    let outcome = Exec::run(Duplicates::Allow, &none, |exec| {
+        exec.lock(&shared)?;
+        device.manager.validate_with(exec, &new, Companions::MayMove, &none)
+    });
+    assert!(outcome.is_ok());
+}
+
+#[test]
+fn what_may_live_elsewhere_makes_room_for_what_may_not() {
+    let device = Device::new();
+    let (shared, [flexible, bound]) = companions(&device, true);
+    device.populate(&flexible).unwrap();
+    assert_eq!(region_of(&flexible), Some(VRAM));
+    let none = Interrupt::none();
+    let outcome = Exec::run(Duplicates::Allow, &none, |exec| {
+        exec.lock(&shared)?;
+        // Whoever moves is looked at again
+        for object in [&flexible, &bound, &flexible] {
+            device.manager.validate_with(exec, object, Companions::MayMove, &none)?;
+        }
+        Ok::<_, ResidencyError>(())
+    });
+    assert!(outcome.is_ok());
+    assert!(!flexible.is_evicted() && !bound.is_evicted());
+    assert_eq!((region_of(&flexible), region_of(&bound)), (Some(SYSTEM), Some(VRAM)));
 }
 
 #[test]

@@ -3,27 +3,29 @@
 //! ```text
 //!  check arguments ─► look up buffers, syncs ─► lock the VM ─► lock reservations ─► make what is mapped resident
 //!   ─► put the changes on record (a batch) ─► reserve page-table nodes ─► commit
-//!   ─► fence on every reservation ─► bind job: page tables, TLB ─► install out-syncs
+//!   ─► fence on these reservations ─► bind job: page tables, TLB ─► install out-syncs
 //! ```
 //!
+//! The reservations are the VM's own and those of what is mapped now or will be in the ranges concerned: others go on meanwhile.
+//!
 //! Up to the commit nothing has changed and any step may fail, the batch taking back what it did; from then on nothing
-//! can. The job runs before the call returns if nothing is left to wait for: a bind without unsatisfied fences is in
+//! can. A client can have a call fail on purpose (`BIND_FLAG_FORCE_ERROR`) to see that. The job runs before the call returns if nothing is left to wait for: a bind without unsatisfied fences is in
 //! effect when the ioctl returns. Otherwise it runs when the last of them signals, in the order of its queue.
 
 use lapidary::exec::{Duplicates, Exec};
 use lapidary::fence::Fence;
-use lapidary::gpuvm::{MappingRef, VaRange, VmBo};
+use lapidary::gpuvm::{Batch, MappingRef, VaRange, VmBo, VmGuard};
 use lapidary::residency::RegionId;
 use lapidary::resv::Usage;
 
 use super::bind_args::{self, Attributes, CheckedOp};
-use super::bind_queue::BindJob;
+use super::bind_queue::{BindJob, BindQueue};
 use super::client_pages::ClientPages;
 use super::object::Object;
 use super::pat::Coherency;
 use super::sync::{Syncs, Use};
 use super::uapi::{self, VmBindOp};
-use super::vm::{Tag, Vm, XeVm};
+use super::vm::{Mode, Tag, Vm, XeTypes, XeVm};
 use super::{XeRequest, region_id, tables};
 use crate::core::{Error, must_be_zero};
 use crate::transport::Errno;
@@ -34,6 +36,29 @@ const MAX_BINDS: u32 = 64 << 10;
 /// Most page-table entries that a bind may be going to write when it has to wait: on the kernel's driver they come from a
 /// pool of so many, and programs count on `ENOBUFS` where it is used up.
 const MAX_WAITING_ENTRIES: u64 = 192 << 10;
+
+/// Where a call fails that is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failpoint {
+    /// Reservations are locked, buffers in place.
+    Locked,
+    /// The changes are on record.
+    Recorded,
+    /// Page-table nodes are set aside.
+    Reserved,
+}
+
+impl Failpoint {
+    /// All there are.
+    pub(super) const ALL: [Self; 3] = [Self::Locked, Self::Recorded, Self::Reserved];
+
+    fn pass(self, fails_at: Option<Self>) -> Result<(), Error> {
+        if fails_at == Some(self) {
+            return Err(Error::refused(Errno::NOSPC, "a failure that was asked for"));
+        }
+        Ok(())
+    }
+}
 
 /// One operation with everything looked up.
 enum Op {
@@ -54,7 +79,9 @@ pub(super) fn vm_bind(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmBind) 
     must_be_zero("pad", args.pad)?;
     must_be_zero("pad2", args.pad2)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
-    let checked = read_ops(request, args)?;
+    let ops = read_ops(request, args)?;
+    let checked = ops.iter().map(|op| check(request, op)).collect::<Result<Vec<_>, _>>()?;
+    let forced = ops.iter().any(|op| op.flags & uapi::BIND_FLAG_FORCE_ERROR != 0);
     let file = request.file.data();
     let vm = file.vm(args.vm_id)?;
     let queue = match args.exec_queue_id {
@@ -77,27 +104,26 @@ pub(super) fn vm_bind(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmBind) 
         return Ok(());
     }
     let ops = checked.iter().map(|op| look_up(request, &vm, op)).collect::<Result<Vec<_>, _>>()?;
-    let done = submit(request, &vm, queue, ops, &syncs)?;
+    let fails_at = forced.then(|| request.file.driver().next_failpoint());
+    let done = submit(request, &vm, queue, Submission { ops, fails_at, waits: &syncs.waits })?;
     syncs.install(&done);
     Ok(())
 }
 
-/// The operations as the client gave them, each checked by itself.
-fn read_ops(request: &XeRequest<'_, '_>, args: &uapi::VmBind) -> Result<Vec<CheckedOp>, Error> {
-    let driver = request.file.driver();
-    let regions = driver.region_mask();
-    let check = |op: &VmBindOp| bind_args::check(op, driver.pat(), regions);
+/// The operations as the client gave them.
+fn read_ops(request: &XeRequest<'_, '_>, args: &uapi::VmBind) -> Result<Vec<VmBindOp>, Error> {
     match args.num_binds {
         0 => Ok(Vec::new()),
-        1 => Ok(vec![check(&args.bind)?]),
+        1 => Ok(vec![args.bind]),
         many if many > MAX_BINDS => Err(Error::refused(Errno::NOBUFS, "more operations than one call takes")),
-        many => {
-            // The union's first eight bytes are the array's address.
-            let vector = args.bind.extensions;
-            let ops = request.call.memory().read_array::<VmBindOp>(vector, many as usize)?;
-            ops.iter().map(check).collect()
-        }
+        // The union's first eight bytes are the array's address.
+        many => Ok(request.call.memory().read_array(args.bind.extensions, many as usize)?),
     }
+}
+
+fn check(request: &XeRequest<'_, '_>, op: &VmBindOp) -> Result<CheckedOp, Error> {
+    let driver = request.file.driver();
+    bind_args::check(op, driver.pat(), driver.region_mask())
 }
 
 fn look_up(request: &XeRequest<'_, '_>, vm: &Vm, op: &CheckedOp) -> Result<Op, Error> {
@@ -108,13 +134,13 @@ fn look_up(request: &XeRequest<'_, '_>, vm: &Vm, op: &CheckedOp) -> Result<Op, E
         CheckedOp::MapObject { handle, offset, range, attributes } => {
             let object = buffer(handle)?;
             check_mapping(&object, vm, offset, range, attributes)?;
-            Op::Map { object, offset, range, tag: tag(attributes) }
+            Op::Map { object, offset, range, tag: tag(vm, attributes) }
         }
-        CheckedOp::MapNull { range, attributes } => Op::MapNull { range, tag: tag(attributes) },
+        CheckedOp::MapNull { range, attributes } => Op::MapNull { range, tag: tag(vm, attributes) },
         CheckedOp::MapHost { address, range, attributes } => {
             let driver = request.file.driver();
             let pages = ClientPages::new(driver, request.call, address, range.len(), vm.reservation())?;
-            Op::Map { object: Object::Client(pages), offset: 0, range, tag: tag(attributes) }
+            Op::Map { object: Object::Client(pages), offset: 0, range, tag: tag(vm, attributes) }
         }
         CheckedOp::Unmap { range } => Op::Unmap { range },
         CheckedOp::UnmapObject { handle } => Op::UnmapObject { object: buffer(handle)? },
@@ -122,8 +148,10 @@ fn look_up(request: &XeRequest<'_, '_>, vm: &Vm, op: &CheckedOp) -> Result<Op, E
     })
 }
 
-fn tag(attributes: Attributes) -> Tag {
-    Tag { read_only: attributes.read_only, pat_index: attributes.pat_index }
+/// Where faults are resolved, entries are written when an access needs them, unless the client wants them at once.
+fn tag(vm: &Vm, attributes: Attributes) -> Tag {
+    let on_fault = vm.mode().resolves_faults() && !attributes.immediate;
+    Tag { read_only: attributes.read_only, pat_index: attributes.pat_index, on_fault }
 }
 
 /// Whether this part of the buffer may be mapped there.
@@ -158,56 +186,42 @@ fn check_mapping(
     Ok(())
 }
 
+/// What a call wants done.
+struct Submission<'a> {
+    ops: Vec<Op>,
+    fails_at: Option<Failpoint>,
+    waits: &'a [Fence],
+}
+
 /// Puts the operations on record and hands their page-table work to the bind queue. Answers the fence of its end.
 fn submit(
     request: &XeRequest<'_, '_>,
     vm: &Vm,
-    queue: &super::bind_queue::BindQueue,
-    ops: Vec<Op>,
-    syncs: &Syncs,
+    queue: &BindQueue,
+    submission: Submission<'_>,
 ) -> Result<Fence, Error> {
+    let Submission { ops, fails_at, waits } = submission;
     let interrupt = request.call.interrupt();
     let mut guard = vm.lock()?;
     let ties = ops.iter().map(|op| tie(vm.gpu_vm(), op)).collect::<Result<Vec<_>, _>>()?;
-    let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| -> Result<(), Error> {
-        guard.locked().lock_in(exec, 1)?;
-        for (op, tie) in ops.iter().zip(&ties) {
-            match (op, tie) {
-                (Op::Map { object, .. }, Some(tie)) => {
-                    if tie.is_external() {
-                        exec.prepare(object.reservation(), 1)?;
-                    }
-                    object.make_resident(request.file.driver().residency(), exec, interrupt)?;
-                }
-                (Op::Prefetch { range, region }, _) => {
-                    vm.prefetch(&guard, *range, *region, exec, interrupt)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| {
+        lock(vm, &guard, &ops, &ties, exec)?;
+        put_in_place(request, vm, &guard, &ops, exec)
     })?;
+    Failpoint::Locked.pass(fails_at)?;
     let mut batch = guard.batch();
-    for (op, tie) in ops.iter().zip(&ties) {
-        match (op, tie) {
-            (Op::Map { offset, range, tag, .. }, Some(tie)) => {
-                batch.map(&MappingRef::object(*range, tie, *offset, *tag))?;
-            }
-            (Op::MapNull { range, tag }, _) => batch.map(&MappingRef::null(*range, *tag))?,
-            (Op::Unmap { range }, _) => batch.unmap(*range)?,
-            (Op::UnmapObject { .. }, Some(tie)) => batch.unmap_object(tie)?,
-            _ => {}
-        }
-    }
-    let must_wait = syncs.waits.iter().any(|fence| !fence.is_signalled());
+    record(&mut batch, &ops, &ties)?;
+    Failpoint::Recorded.pass(fails_at)?;
+    let must_wait = waits.iter().any(|fence| !fence.is_signalled());
     if must_wait && tables::entries(batch.steps()) > MAX_WAITING_ENTRIES {
         return Err(Error::refused(Errno::NOBUFS, "a bind that is too large to wait"));
     }
     let nodes = vm.reserve_nodes(batch.steps())?;
+    Failpoint::Reserved.pass(fails_at)?;
     let armed = queue.arm()?;
     let steps = batch.commit();
     let places = vm.footprints(&steps);
-    let mut waits = syncs.waits.clone();
+    let mut waits = waits.to_vec();
     // The VM is locked for changes, so the order of the calls is that of this list.
     waits.extend(vm.pending().before(&places));
     guard.locked().add_fence(&mut exec, armed.fence(), Usage::Bookkeep, Usage::Bookkeep);
@@ -220,8 +234,87 @@ fn submit(
     Ok(done)
 }
 
+/// Locks the reservations of what the operations concern: what is mapped in their ranges, and what is going to be.
+fn lock<'r>(
+    vm: &'r Vm,
+    guard: &VmGuard<'_, XeTypes>,
+    ops: &[Op],
+    ties: &'r [Option<VmBo<XeTypes>>],
+    exec: &mut Exec<'r>,
+) -> Result<(), Error> {
+    let locked = guard.locked();
+    if vm.mode() == Mode::LongRunning {
+        // All of it: see `put_in_place`.
+        locked.lock_in(exec, 1)?;
+    }
+    exec.prepare(vm.reservation(), 1)?;
+    for (op, tie) in ops.iter().zip(ties) {
+        if let Some(tie) = tie {
+            exec.prepare(tie.object().reservation(), 1)?;
+        }
+        match op {
+            Op::Map { range, .. }
+            | Op::MapNull { range, .. }
+            | Op::Unmap { range }
+            | Op::Prefetch { range, .. } => {
+                locked.lock_range_in(exec, *range, 1)?;
+            }
+            Op::UnmapObject { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives what the operations map its memory. Jobs of a long-running VM need everything in place while they run: what was
+/// evicted comes back with the next bind that maps, or the bind fails.
+fn put_in_place(
+    request: &XeRequest<'_, '_>,
+    vm: &Vm,
+    guard: &VmGuard<'_, XeTypes>,
+    ops: &[Op],
+    exec: &mut Exec<'_>,
+) -> Result<(), Error> {
+    let (driver, interrupt) = (request.file.driver(), request.call.interrupt());
+    let companions = vm.companions_at_bind(ops.len());
+    let mut maps = false;
+    for op in ops {
+        match op {
+            Op::Map { object, tag, .. } if !tag.on_fault => {
+                object.make_resident(driver.residency(), exec, companions, interrupt)?;
+                maps = true;
+            }
+            Op::Prefetch { range, region } => vm.prefetch(guard, *range, *region, exec, interrupt)?,
+            _ => {}
+        }
+    }
+    if maps && vm.mode() == Mode::LongRunning {
+        vm.validate(&guard.locked(), exec, interrupt)?;
+    }
+    Ok(())
+}
+
+/// Puts the operations on record, one after the other.
+fn record(
+    batch: &mut Batch<'_, '_, XeTypes>,
+    ops: &[Op],
+    ties: &[Option<VmBo<XeTypes>>],
+) -> Result<(), Error> {
+    for (op, tie) in ops.iter().zip(ties) {
+        match (op, tie) {
+            (Op::Map { offset, range, tag, .. }, Some(tie)) => {
+                batch.map(&MappingRef::object(*range, tie, *offset, *tag))?;
+            }
+            (Op::MapNull { range, tag }, _) => batch.map(&MappingRef::null(*range, *tag))?,
+            (Op::Unmap { range }, _) => batch.unmap(*range)?,
+            (Op::UnmapObject { .. }, Some(tie)) => batch.unmap_object(tie)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The tie of an operation's buffer to the address space. Unmapping a buffer that has none changes nothing.
-fn tie(vm: &XeVm, op: &Op) -> Result<Option<VmBo<super::vm::XeTypes>>, Error> {
+fn tie(vm: &XeVm, op: &Op) -> Result<Option<VmBo<XeTypes>>, Error> {
     match op {
         Op::Map { object, .. } => Ok(Some(vm.obtain(object)?)),
         Op::UnmapObject { object } => Ok(vm.find(object)),

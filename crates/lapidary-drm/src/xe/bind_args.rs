@@ -14,6 +14,7 @@ const FLAGS: u32 = uapi::BIND_FLAG_READONLY
     | uapi::BIND_FLAG_IMMEDIATE
     | uapi::BIND_FLAG_NULL
     | uapi::BIND_FLAG_DUMPABLE
+    | uapi::BIND_FLAG_FORCE_ERROR
     // No effect on buffers without protected content, and there are no others.
     | uapi::BIND_FLAG_CHECK_PXP;
 
@@ -39,6 +40,8 @@ pub(super) enum CheckedOp {
 pub(super) struct Attributes {
     /// Writes fault.
     pub read_only: bool,
+    /// Entries are written by the bind itself, even where faults are resolved.
+    pub immediate: bool,
     /// Index into the page attribute table.
     pub pat_index: u16,
     /// What that entry says.
@@ -65,8 +68,12 @@ pub(super) fn check(op: &VmBindOp, pat: &PatTable, regions: u32) -> Result<Check
     if op.op != uapi::BIND_OP_PREFETCH {
         must_be_zero("the region of a bind that is no prefetch", op.prefetch_mem_region_instance)?;
     }
-    let attributes =
-        Attributes { read_only: op.flags & uapi::BIND_FLAG_READONLY != 0, pat_index: op.pat_index, pat };
+    let attributes = Attributes {
+        read_only: op.flags & uapi::BIND_FLAG_READONLY != 0,
+        immediate: op.flags & uapi::BIND_FLAG_IMMEDIATE != 0,
+        pat_index: op.pat_index,
+        pat,
+    };
     match op.op {
         uapi::BIND_OP_MAP if null => {
             must_be_zero("the buffer of this operation", op.obj)?;

@@ -14,7 +14,7 @@ use lapidary::reaper::Reaper;
 use lapidary::residency::{Extent, RangeAllocator};
 use lapidary::resv::Reservation;
 use lapidary_gpu::Gpu;
-use lapidary_gpu::memory::PhysAddr;
+use lapidary_gpu::memory::{HostMemory, PhysAddr};
 use parking_lot::Mutex;
 
 use super::XeDriver;
@@ -54,6 +54,7 @@ pub struct ClientPages {
     number: usize,
     window: Arc<ClientWindow>,
     _userptr: ClientUserptr,
+    bytes: Arc<ClientRange>,
     range: Extent,
     reservation: Reservation,
     _live: Live,
@@ -79,11 +80,11 @@ impl ClientPages {
         let process = call.process();
         // Registered before the GPU can reach it: an unmapping from here on waits for its users.
         let userptr = driver.notifiers().register(process, start..start.saturating_add(len), reservation)?;
-        let pages = Arc::new(ClientRange::new(Arc::clone(process.memory()), start, len, call.interrupt())?);
+        let bytes = Arc::new(ClientRange::new(Arc::clone(process.memory()), start, len, call.interrupt())?);
         let window = Arc::clone(driver.client_window());
         let none_left = Error::OutOfMemory("device addresses for client memory");
         let range = window.ranges.lock().allocate(len, ALIGNMENT).map_err(|_| none_left)?;
-        let attached = window.gpu.memory().attach(PhysAddr::system(range.start), pages, 0, len);
+        let attached = window.gpu.memory().attach(PhysAddr::system(range.start), bytes.clone(), 0, len);
         if let Err(error) = attached {
             tracing::error!(%error, "client memory not attached");
             window.ranges.lock().free(range);
@@ -95,6 +96,7 @@ impl ClientPages {
             number,
             window,
             _userptr: userptr,
+            bytes,
             range,
             reservation: reservation.clone(),
             _live: live,
@@ -109,6 +111,11 @@ impl ClientPages {
     /// Where the bytes from `offset` on are.
     pub(super) fn address(&self, offset: u64) -> PhysAddr {
         PhysAddr::system(self.range.start + offset)
+    }
+
+    /// Whether the byte at `offset` can be read now.
+    pub(super) fn is_accessible(&self, offset: u64) -> bool {
+        self.bytes.read_at(offset, &mut [0]).is_ok()
     }
 
     /// The reservation with its users' fences.

@@ -13,7 +13,7 @@ use lapidary_gpu::{
 use parking_lot::Mutex;
 
 use super::XeDriver;
-use super::stats::FaultLog;
+use super::page_faults::FaultHandler;
 use super::sync::GpuFence;
 use super::user_fence::UserFenceWaiters;
 use super::vm::Vm;
@@ -113,7 +113,7 @@ impl EngineQueue {
             banned: Arc::clone(banned),
             queue: queue.clone(),
             waiters: Arc::clone(driver.user_fence_waiters()),
-            faults: Arc::clone(driver.fault_log()),
+            faults: FaultHandler::new(vm, driver.fault_resolver(), driver.fault_log()),
         });
         let engine = EngineId { class, instance: 0 };
         let context = driver.gpu().create_context(engine, Arc::clone(vm.space()), on_engine, events)?;
@@ -146,15 +146,12 @@ struct Events {
     banned: Arc<AtomicBool>,
     queue: Queue<EngineBackend>,
     waiters: Arc<UserFenceWaiters>,
-    faults: Arc<FaultLog>,
+    faults: Arc<FaultHandler>,
 }
 
 impl ContextEvents for Events {
-    /// No mode of this driver resolves faults: the context is banned.
     fn fault(&self, fault: PendingFault) {
-        tracing::info!(fault = %fault.report(), "fault");
-        self.faults.note(fault.report());
-        fault.ban();
+        self.faults.handle(fault);
     }
 
     fn banned(&self, reason: &BanReason) {

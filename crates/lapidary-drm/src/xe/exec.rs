@@ -5,7 +5,8 @@
 //!   ─► make the job ─► its fence on every reservation ─► install out-syncs ─► queue it
 //! ```
 //!
-//! Up to the job nothing has changed and any step may fail; from then on nothing can.
+//! Up to the job nothing has changed and any step may fail; from then on nothing can. Where page faults are resolved, no
+//! reservation is locked: what a job needs is brought when it is accessed.
 
 use lapidary::exec::{Duplicates, Exec};
 use lapidary::fence::Fence;
@@ -67,14 +68,18 @@ struct Prepared {
     waits: Vec<Fence>,
 }
 
-/// Makes everything that is mapped resident, and takes a place in the queue whose fence keeps it so.
+/// Makes everything that is mapped resident, and takes a place in the queue whose fence keeps it so. Where faults are
+/// resolved, a job needs nothing in place and keeps nothing there.
 fn prepare(request: &XeRequest<'_, '_>, queue: &ExecQueue, waits: &[Fence]) -> Result<Prepared, Error> {
     let vm = queue.vm();
     let interrupt = request.call.interrupt();
     let shared = vm.lock_shared()?;
+    if vm.mode().resolves_faults() {
+        return Ok(Prepared { armed: queue.engine()?.arm()?, waits: waits.to_vec() });
+    }
     let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| {
         shared.locked().lock_in(exec, 1)?;
-        vm.validate(&shared, exec, interrupt)
+        vm.validate(&shared.locked(), exec, interrupt)
     })?;
     // What the kernel's side does with the buffers comes first.
     let mut waits = waits.to_vec();

@@ -9,11 +9,12 @@
 //! | `client_pages`, `notifier` | client memory on the GPU (userptr), and who is told before it changes |
 //! | `vm`, `bind_args`, `bind`, `bind_queue`, `tables` | address spaces and VM_BIND, from arguments to page tables |
 //! | `exec_queue`, `engine_queue`, `exec` | queues and EXEC |
+//! | `page_faults` | accesses without a translation: resolved, or kept on record |
 //! | `sync`, `user_fence` | what calls wait for, and who learns of their end |
 //! | `mover` | evictions |
 //! | `extension`, `pat`, `file`, `stats` | small things that the others share |
 //!
-//! What a kernel driver has and this one does not, because no client that it serves needs it yet: fault mode, parallel
+//! What a kernel driver has and this one does not, because no client that it serves needs it yet: parallel
 //! queues, media engines, observation streams, protected content, memory advice. Asking for one of them is refused with
 //! the errno for a device that lacks it.
 //!
@@ -35,6 +36,7 @@ mod gem;
 mod mover;
 mod notifier;
 mod object;
+mod page_faults;
 mod pat;
 mod profile;
 mod query;
@@ -49,7 +51,7 @@ mod vm;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapidary::gem::Graveyard;
@@ -65,6 +67,7 @@ use crate::server::DeviceConfig;
 use crate::transport::{Errno, Process};
 use crate::tree::{Bus, Card, PciFunction};
 use crate::uapi::ioctl::Command;
+use bind::Failpoint;
 use bind_queue::BindBackend;
 use client_pages::ClientWindow;
 use engine_queue::EngineBackend;
@@ -121,6 +124,8 @@ pub struct XeDriver {
     worker: Reaper,
     /// Writes user fences, which touches clients' memory.
     announcer: Reaper,
+    /// Resolves page faults, which may wait for buffers to become idle.
+    fault_resolver: Reaper,
     bind_scheduler: Scheduler<BindBackend>,
     engine_scheduler: Scheduler<EngineBackend>,
     client_window: Arc<ClientWindow>,
@@ -128,6 +133,8 @@ pub struct XeDriver {
     user_fence_waiters: Arc<UserFenceWaiters>,
     counters: Arc<Counters>,
     fault_log: Arc<FaultLog>,
+    /// How many binds were asked to fail.
+    forced_failures: AtomicUsize,
     kinds: Kinds,
 }
 
@@ -166,9 +173,11 @@ impl XeDriver {
             gpu,
             worker,
             announcer: Reaper::new(),
+            fault_resolver: Reaper::new(),
             user_fence_waiters: Arc::default(),
             counters,
             fault_log: Arc::default(),
+            forced_failures: AtomicUsize::new(0),
             kinds: Kinds::of(census),
         })
     }
@@ -199,6 +208,10 @@ impl XeDriver {
 
     fn announcer(&self) -> &Reaper {
         &self.announcer
+    }
+
+    fn fault_resolver(&self) -> &Reaper {
+        &self.fault_resolver
     }
 
     fn bind_scheduler(&self) -> &Scheduler<BindBackend> {
@@ -232,6 +245,12 @@ impl XeDriver {
 
     fn fault_log(&self) -> &Arc<FaultLog> {
         &self.fault_log
+    }
+
+    /// Where the next bind fails that is asked to: each at another point.
+    fn next_failpoint(&self) -> Failpoint {
+        let count = self.forced_failures.fetch_add(1, Ordering::Relaxed);
+        Failpoint::ALL[count % Failpoint::ALL.len()]
     }
 
     fn kinds(&self) -> &Kinds {
@@ -281,6 +300,7 @@ impl XeDriver {
         // Engines first: binds that are dropped by their scheduler leave entries behind.
         self.gpu.shutdown();
         self.bind_scheduler.shutdown();
+        self.fault_resolver.flush();
         self.announcer.flush();
         self.worker.flush();
     }
@@ -386,7 +406,7 @@ impl Driver for XeDriver {
     fn commands(table: IoctlTable<Self>) -> IoctlTable<Self> {
         use uapi::{
             Destroy, DeviceQuery, Exec, ExecQueueCreate, ExecQueueGetProperty, GemCreate, GemMmapOffset,
-            VmBind, VmCreate, WaitUserFence,
+            VmBind, VmCreate, VmGetProperty, WaitUserFence,
         };
         const fn iowr<T>(nr: u8) -> Command {
             Command::iowr::<T>(b'd', COMMAND_BASE + nr)
@@ -426,6 +446,12 @@ impl Driver for XeDriver {
                 iowr::<WaitUserFence>(nr::WAIT_USER_FENCE),
                 render,
                 user_fence::wait_user_fence,
+            )
+            .with(
+                "XE_VM_GET_PROPERTY",
+                iowr::<VmGetProperty>(nr::VM_GET_PROPERTY),
+                render,
+                page_faults::get_property,
             )
             .with_quick(&[
                 iowr::<DeviceQuery>(nr::DEVICE_QUERY),

@@ -11,7 +11,7 @@ use lapidary::exec::Exec;
 use lapidary::fence::Interrupt;
 use lapidary::gem::{self, ObjectData};
 use lapidary::gpuvm::{ObjectId, VmBoList};
-use lapidary::residency::{Allocation, Manager, RegionKind, Residence};
+use lapidary::residency::{Allocation, Companions, Manager, RegionKind, Residence};
 use lapidary::resv::Reservation;
 use lapidary_gpu::Gpu;
 use lapidary_gpu::memory::PhysAddr;
@@ -180,8 +180,8 @@ impl Object {
         }
     }
 
-    /// Gives a buffer memory where it may live, evicting others if need be, and shows it to the GPU. `exec` has its
-    /// reservation locked.
+    /// Gives a buffer memory where it may live, evicting others if need be, those that are locked already as far as `companions`
+    /// allows, and shows it to the GPU. `exec` has its reservation locked.
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`, and a lock that has to be waited for, which [`Exec::run`] takes care of.
@@ -189,10 +189,11 @@ impl Object {
         &self,
         manager: &Manager<BufferData>,
         exec: &mut Exec<'_>,
+        companions: Companions,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         let Self::Buffer(buffer) = self else { return Ok(()) };
-        manager.validate(exec, buffer, interrupt)?;
+        manager.validate_with(exec, buffer, companions, interrupt)?;
         if let Residence::Resident(memory) = buffer.residence() {
             buffer.data().show(&memory);
         }

@@ -44,6 +44,7 @@ pub(super) fn entries(steps: &StepList<XeTypes>) -> u64 {
         let range = step.affected();
         let large = (range.start().raw() | range.len()).is_multiple_of(LARGE);
         match step {
+            Step::Map(mapping) if mapping.tag.on_fault => 0,
             _ if large => range.len() / LARGE,
             Step::Map(mapping) if !matches!(mapping.backing, BackingRef::Null) => range.len() / SMALL,
             _ => (range.len() / SMALL).min(2 * LARGE / SMALL) + range.len() / LARGE,
@@ -60,6 +61,7 @@ pub(super) fn reserve(space: &AddressSpace, steps: &StepList<XeTypes>) -> Result
     let mut nodes = space.reserve_unmap()?;
     for step in steps.iter() {
         nodes.merge(match step {
+            Step::Map(mapping) if mapping.tag.on_fault => continue,
             Step::Map(mapping) | Step::Retag { to: mapping, .. } => reserve_mapping(space, &mapping)?,
             Step::Unmap { .. } | Step::Remap { .. } => space.reserve_unmap()?,
             Step::Prefetch { .. } => continue,
@@ -117,6 +119,7 @@ pub(super) fn erase(space: &AddressSpace, ranges: impl IntoIterator<Item = VaRan
 
 fn apply(edit: &mut Edit<'_>, step: &Step<'_, XeTypes>, nodes: &mut Nodes) {
     match step {
+        Step::Map(mapping) if mapping.tag.on_fault => {}
         // Over the entries that are there, if it is another tag.
         Step::Map(mapping) | Step::Retag { to: mapping, .. } => map(edit, mapping, nodes),
         // The mapping that follows shows the same bytes: it writes the same entries over these.

@@ -1,6 +1,21 @@
 //! VMs: a client's address space. The set of its mappings (`lapidary::gpuvm`) and its page tables
 //! (`lapidary_gpu::pagetable`) together, with the queue for binds that name none.
 //!
+//! What is mapped may be more than there is memory for. When that is noticed depends on the [`Mode`]:
+//!
+//! | mode | VM_BIND | EXEC | an access |
+//! | --- | --- | --- | --- |
+//! | fenced | a single operation may evict others of its VM | brings everything back, or fails | |
+//! | long-running | brings everything back, or fails | brings everything back, or fails | |
+//! | faulting | nothing, unless immediate | needs nothing | faults, and evicts others of its VM if need be |
+//!
+//! An immediate bind where faults are resolved is like one of fenced mode, but evicts none of its VM where over-commitment
+//! is ruled out: so a client can find out how much memory there is.
+//!
+//! A fenced job's fence is in the reservations of all that is mapped, so nothing moves while it runs. So is a long-running
+//! one's, which may never signal. In faulting mode jobs are in no reservation: what moves leaves no entry behind, and the
+//! next access faults (see [`page_faults`](super::page_faults)).
+//!
 //! A VM lives as long as a handle, a queue or a job needs it. VM_DESTROY and the end of its file close it: nothing new
 //! begins, and what is mapped is unmapped, on the worker, once the jobs that were submitted have ended. Binds that wait
 //! for fences are jobs like others: they hold what they are going to unmap, which must not be another's while page
@@ -12,15 +27,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lapidary::exec::Exec;
 use lapidary::fence::{self, Fence, Interrupt};
 use lapidary::gpuvm::{
-    GpuVm, ObjectId, StepList, Steps, VaRange, VmBo, VmBoList, VmConfig, VmGuard, VmSharedGuard, VmTypes,
+    GpuVm, Locked, MappingRef, ObjectId, StepList, Steps, VaRange, VmBo, VmBoList, VmConfig, VmGuard,
+    VmSharedGuard, VmTypes,
 };
-use lapidary::residency::{LruGroup, RegionId};
+use lapidary::residency::{Companions, LruGroup, RegionId};
 use lapidary::resv::{Reservation, Usage};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::bind_queue::BindQueue;
 use super::object::Object;
+use super::page_faults::FaultRecords;
 use super::profile::VA_BITS;
 use super::stats::Counters;
 use super::tables::Footprint;
@@ -28,6 +45,12 @@ use super::{XeDriver, XeRequest, tables, uapi};
 use crate::core::census::Live;
 use crate::core::{Error, must_be_zero, only_bits};
 use crate::transport::Errno;
+
+/// Flags of VM_CREATE.
+const FLAGS: u32 = uapi::VM_CREATE_SCRATCH_PAGE
+    | uapi::VM_CREATE_LR_MODE
+    | uapi::VM_CREATE_FAULT_MODE
+    | uapi::VM_CREATE_NO_VM_OVERCOMMIT;
 
 /// The types of Xe's address spaces.
 pub struct XeTypes;
@@ -39,6 +62,54 @@ pub struct Tag {
     pub(super) read_only: bool,
     /// Index into the page attribute table.
     pub(super) pat_index: u16,
+    /// Entries are written when an access faults.
+    pub(super) on_fault: bool,
+}
+
+/// How jobs of an address space, and the memory of what it maps, go together. See the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Jobs end, and their fences keep what is mapped where it is.
+    Fenced,
+    /// Jobs may run without end; what is mapped is in place while they do.
+    LongRunning,
+    /// Jobs may run without end; what is mapped gets its place when an access faults.
+    Faulting {
+        /// Whether an immediate bind may evict what is bound already.
+        overcommit: bool,
+    },
+}
+
+impl Mode {
+    /// # Errors
+    /// `EINVAL` for flags that don't go together.
+    fn of(flags: u32) -> Result<Self, Error> {
+        let has = |flag| flags & flag != 0;
+        let faulting = has(uapi::VM_CREATE_FAULT_MODE);
+        let contradiction = faulting && (has(uapi::VM_CREATE_SCRATCH_PAGE) || !has(uapi::VM_CREATE_LR_MODE))
+            || has(uapi::VM_CREATE_NO_VM_OVERCOMMIT) && !faulting;
+        if contradiction {
+            return Err(Error::invalid("the flags of a VM, together", flags));
+        }
+        Ok(match (faulting, has(uapi::VM_CREATE_LR_MODE)) {
+            (true, _) => Self::Faulting { overcommit: !has(uapi::VM_CREATE_NO_VM_OVERCOMMIT) },
+            (false, true) => Self::LongRunning,
+            (false, false) => Self::Fenced,
+        })
+    }
+
+    /// Whether accesses that fault are made again once their mapping is in place.
+    pub(super) fn resolves_faults(self) -> bool {
+        matches!(self, Self::Faulting { .. })
+    }
+}
+
+/// The driver's part of an address space.
+pub struct Space {
+    /// The page tables.
+    pub(super) tables: Arc<AddressSpace>,
+    /// How it deals with memory.
+    pub(super) mode: Mode,
 }
 
 /// Xe's address spaces.
@@ -47,7 +118,7 @@ pub(super) type XeVm = GpuVm<XeTypes>;
 impl VmTypes for XeTypes {
     type Object = Object;
     type Tag = Tag;
-    type Space = Arc<AddressSpace>;
+    type Space = Space;
 
     fn id(object: &Object) -> ObjectId {
         object.id()
@@ -64,8 +135,8 @@ impl VmTypes for XeTypes {
         }
     }
 
-    fn teardown(space: &Arc<AddressSpace>) -> impl Steps<Self> {
-        tables::Teardown { space: Arc::clone(space) }
+    fn teardown(space: &Space) -> impl Steps<Self> {
+        tables::Teardown { space: Arc::clone(&space.tables) }
     }
 }
 
@@ -81,6 +152,13 @@ impl PendingBinds {
     /// Whether page-table work on `range` is still to be done.
     fn touches(&self, range: VaRange) -> bool {
         self.0.iter().any(|(at, done)| at.range.overlaps(range) && !done.is_signalled())
+    }
+
+    /// The end of all such work on `range`, if any is still to be done.
+    fn end_of(&self, range: VaRange) -> Option<Fence> {
+        let here = self.0.iter().filter(|(at, done)| at.range.overlaps(range) && !done.is_signalled());
+        let here: Vec<Fence> = here.map(|(_, done)| done.clone()).collect();
+        (!here.is_empty()).then(|| fence::merge(here))
     }
 
     /// What work at `places` must come after.
@@ -107,15 +185,16 @@ pub(super) struct Vm {
     worker: lapidary::reaper::Reaper,
     lru: LruGroup,
     pending: Mutex<PendingBinds>,
-    long_running: bool,
+    faults: FaultRecords,
     closed: AtomicBool,
     _live: Live,
 }
 
 impl Vm {
     fn new(driver: &XeDriver, flags: u32) -> Result<Arc<Self>, Error> {
-        let scratch = flags & uapi::VM_CREATE_SCRATCH_PAGE != 0;
-        let space = driver.gpu().create_space(scratch)?;
+        let mode = Mode::of(flags)?;
+        let tables = driver.gpu().create_space(flags & uapi::VM_CREATE_SCRATCH_PAGE != 0)?;
+        let space = Space { tables, mode };
         let gpu_vm = GpuVm::new(VmConfig::bits(VA_BITS), Reservation::new(), space, driver.worker());
         driver.counters().vms_created.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self {
@@ -126,7 +205,7 @@ impl Vm {
             worker: driver.worker().clone(),
             lru: LruGroup::new(),
             pending: Mutex::default(),
-            long_running: flags & uapi::VM_CREATE_LR_MODE != 0,
+            faults: FaultRecords::default(),
             closed: AtomicBool::new(false),
             _live: driver.kinds().vms.enter(),
         }))
@@ -167,7 +246,17 @@ impl Vm {
 
     /// The page tables.
     pub(super) fn space(&self) -> &Arc<AddressSpace> {
-        self.gpu_vm.space()
+        &self.gpu_vm.space().tables
+    }
+
+    /// How it deals with memory.
+    pub(super) fn mode(&self) -> Mode {
+        self.gpu_vm.space().mode
+    }
+
+    /// The page faults that were not resolved.
+    pub(super) fn faults(&self) -> &FaultRecords {
+        &self.faults
     }
 
     /// The reservation that buffers of this VM share.
@@ -187,12 +276,26 @@ impl Vm {
 
     /// Whether its jobs may run without end, and so give no fences to syncobjs.
     pub(super) fn is_long_running(&self) -> bool {
-        self.long_running
+        self.mode() != Mode::Fenced
+    }
+
+    /// What becomes of other buffers of the VM when a bind of `operations` operations needs memory. Several may need one
+    /// another's.
+    pub(super) fn companions_at_bind(&self, operations: usize) -> Companions {
+        match self.mode() {
+            Mode::Fenced | Mode::Faulting { overcommit: true } if operations == 1 => Companions::MayGo,
+            _ => Companions::MayMove,
+        }
     }
 
     /// Binds whose page-table work may not be done yet.
     pub(super) fn pending(&self) -> MutexGuard<'_, PendingBinds> {
         self.pending.lock()
+    }
+
+    /// The end of all page-table work on `range` that is on record and still to be done, if there is any. The VM is locked.
+    pub(super) fn end_of_pending(&self, range: VaRange) -> Option<Fence> {
+        self.pending().end_of(range)
     }
 
     /// Where `steps` will edit page tables.
@@ -208,19 +311,19 @@ impl Vm {
         Ok(tables::reserve(self.space(), steps)?)
     }
 
-    /// Brings back what was evicted since the last submission, and marks everything as used now. `exec` has all the VM's
+    /// Brings back what was evicted since the last time, and marks everything as used now. `exec` has all the VM's
     /// reservations locked.
     ///
     /// # Errors
     /// `ENOMEM`, `EINTR`, and a lock that has to be waited for, which [`Exec::run`] takes care of.
     pub(super) fn validate(
         &self,
-        guard: &VmSharedGuard<'_, XeTypes>,
+        locked: &Locked<'_, XeTypes>,
         exec: &mut Exec<'_>,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         self.residency.touch_group(&self.lru);
-        guard.locked().validate(|vm_bo| self.bring_back(vm_bo, exec, interrupt))
+        locked.validate(|vm_bo| self.bring_back(vm_bo, exec, interrupt))
     }
 
     /// Brings what is mapped in `range` to `region`, or to where it belongs, and writes its entries there.
@@ -241,10 +344,29 @@ impl Vm {
             if let (Object::Buffer(buffer), Some(region)) = (tie.object(), region) {
                 self.residency.migrate(exec, buffer, region, interrupt)?;
             }
-            if tie.is_evicted() {
+            if tie.is_evicted() || self.mode().resolves_faults() {
                 self.bring_back(tie, exec, interrupt)?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes what `mapping` shows resident and writes its entries. The VM is locked, `exec` has the reservation of what is
+    /// mapped.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub(super) fn put_in_place(
+        &self,
+        mapping: &MappingRef<'_, XeTypes>,
+        exec: &mut Exec<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
+        if let Some(vm_bo) = mapping.vm_bo() {
+            vm_bo.object().make_resident(&self.residency, exec, Companions::MayGo, interrupt)?;
+        }
+        let nodes = tables::reserve_mapping(self.space(), mapping)?;
+        tables::write_mapping(self.space(), mapping, nodes);
         Ok(())
     }
 
@@ -259,7 +381,7 @@ impl Vm {
         if self.gpu_vm.read().mappings_of(vm_bo).next().is_none() {
             return Ok(());
         }
-        vm_bo.object().make_resident(&self.residency, exec, interrupt)?;
+        vm_bo.object().make_resident(&self.residency, exec, Companions::MayMove, interrupt)?;
         let pending = self.pending();
         let book = self.gpu_vm.read();
         // Where a bind is still to come, the old mapping is none of the book's any more, and the new one's time has not come.
@@ -292,11 +414,11 @@ impl Vm {
 /// `DRM_IOCTL_XE_VM_CREATE`.
 ///
 /// # Errors
-/// `EINVAL` for a field that is wrong or a mode that the device does not have, `ENOMEM`.
+/// `EINVAL` for a field that is wrong or modes that don't go together, `ENOMEM`.
 pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmCreate) -> Result<(), Error> {
     must_be_zero("extensions", args.extensions)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
-    only_bits("the flags of a VM", args.flags, uapi::VM_CREATE_SCRATCH_PAGE | uapi::VM_CREATE_LR_MODE)?;
+    only_bits("the flags of a VM", args.flags, FLAGS)?;
     let vm = Vm::new(request.file.driver(), args.flags)?;
     args.vm_id = request.file.data().add_vm(vm)?;
     Ok(())

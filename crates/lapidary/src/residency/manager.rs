@@ -8,11 +8,13 @@
 //!       good: sweep the graveyard, evict the victim       allocate system memory
 //!       used longest ago, allocate                        residence := Evicted
 //!     for each fallback region: allocate                  mover.moved: page tables, TLB, importers
-//!     move there as a victim moves                        old memory is free
+//!     for each preferred region: evict companions         old memory is free
+//!     move there as a victim moves
 //! ```
 //!
 //! Victims come in the order of their last use: first those that are idle and can be locked at once, then, with waiting, the
-//! others. Those that are still in use when the manager's patience ends are left where they are.
+//! others. Those that are still in use when the manager's patience ends are left where they are. What the operation itself has
+//! locked comes last, as far as the caller allows it ([`Companions`]).
 //! A victim locked by an older operation makes the whole operation start over, which [`Exec::run`] does. What was evicted
 //! before that stays evicted.
 
@@ -42,6 +44,13 @@ pub trait Mover<D: ObjectData>: Send + Sync {
         let _ = (object, guard);
     }
 
+    /// Whether somebody may need the object's memory, as far as the driver knows: what nobody needs makes room for what an
+    /// operation needs even if that has both locked.
+    fn is_needed(&self, object: &Object<D>) -> bool {
+        let _ = object;
+        true
+    }
+
     /// The object's memory has changed and is idle. Makes page tables and translation caches forget the old addresses
     /// before returning (the old memory is another's afterwards), makes the bytes appear at the new ones, marks
     /// mappings for being bound again, tells importers. The residence is the new one already.
@@ -67,6 +76,18 @@ pub struct ManagerConfig {
     /// How long a search for memory waits for objects that are in use before it does without them: longer than work that
     /// ends takes. Work without end, of one client, must not stop the others for ever.
     pub patience: Duration,
+}
+
+/// What becomes of the objects whose reservations an operation has locked already, when one of them needs memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Companions {
+    /// They stay.
+    Stay,
+    /// Those that may live where they would be evicted to go there, and those that nobody [needs](Mover::is_needed): the
+    /// operation uses the others, wherever they are. It has to look again at those that were validated before.
+    MayMove,
+    /// They may be evicted like others: the operation needs this object alone.
+    MayGo,
 }
 
 /// Why an object got no memory.
@@ -192,8 +213,8 @@ impl<D: ObjectData> Manager<D> {
         group.0.fetch_max(self.tick(), Ordering::Relaxed);
     }
 
-    /// Locks one object, with others as need be, and validates it: what creating an object with memory takes. The caller must
-    /// hold no reservation.
+    /// Locks one object, with others as need be, and validates it: what creating an object with memory takes. Objects that
+    /// share its reservation may go. The caller must hold no reservation.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).
@@ -202,7 +223,7 @@ impl<D: ObjectData> Manager<D> {
         let duplicates = crate::exec::Duplicates::Allow;
         Exec::run(duplicates, interrupt, |exec| {
             exec.lock(object.resv())?;
-            self.validate(exec, object, interrupt)
+            self.validate_with(exec, object, Companions::MayGo, interrupt)
         })
         .map(|_| ())
     }
@@ -220,6 +241,21 @@ impl<D: ObjectData> Manager<D> {
         object: &Object<D>,
         interrupt: &Interrupt,
     ) -> Result<(), ResidencyError> {
+        self.validate_with(exec, object, Companions::Stay, interrupt)
+    }
+
+    /// [`validate`](Self::validate), with a say in what becomes of other objects whose reservations are locked.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    #[track_caller]
+    pub fn validate_with(
+        &self,
+        exec: &mut Exec<'_>,
+        object: &Object<D>,
+        companions: Companions,
+        interrupt: &Interrupt,
+    ) -> Result<(), ResidencyError> {
         if !exec.is_locked(object.resv()) {
             return Err(ResidencyError::NotLocked);
         }
@@ -230,7 +266,7 @@ impl<D: ObjectData> Manager<D> {
             Residence::Nowhere if object.place().placements().is_empty() => return Ok(()),
             Residence::Nowhere | Residence::Evicted(_) => {}
         }
-        match self.find_memory(exec, object, interrupt)? {
+        match self.find_memory(exec, object, companions, interrupt)? {
             Found::New(memory) => self.relocate(
                 exec,
                 object,
@@ -276,7 +312,7 @@ impl<D: ObjectData> Manager<D> {
         }
         let memory = match self.allocate(slot, object) {
             Ok(memory) => memory,
-            Err(_) => self.make_room(exec, slot, object, interrupt)?,
+            Err(_) => self.make_room(exec, slot, (object, Companions::Stay), interrupt)?,
         };
         self.relocate(exec, object, Residence::Resident(Arc::new(memory)), Deadline::never(), interrupt)
     }
@@ -357,6 +393,7 @@ impl<D: ObjectData> Manager<D> {
         &self,
         exec: &mut Exec<'_>,
         object: &Object<D>,
+        companions: Companions,
         interrupt: &Interrupt,
     ) -> Result<Found, ResidencyError> {
         if let Some(memory) =
@@ -368,15 +405,33 @@ impl<D: ObjectData> Manager<D> {
         if let Some(here) = here {
             return Ok(Found::Stay(here));
         }
-        for slot in self.slots_of(object, Role::Preferred) {
-            match self.make_room(exec, slot, object, interrupt) {
-                Err(ResidencyError::NoSpace { .. }) => {}
-                found => return found.map(Found::New),
+        let mut room = self.make_room_for(exec, object, Companions::Stay, interrupt)?;
+        if room.is_none() {
+            room = self.slots_of(object, Role::Fallback).find_map(|slot| self.allocate(slot, object).ok());
+        }
+        for whom in [Companions::MayMove, Companions::MayGo] {
+            if room.is_none() && companions >= whom {
+                room = self.make_room_for(exec, object, whom, interrupt)?;
             }
         }
-        let fallback =
-            self.slots_of(object, Role::Fallback).find_map(|slot| self.allocate(slot, object).ok());
-        fallback.map(Found::New).ok_or(ResidencyError::NoSpace { size: object.size() })
+        room.map(Found::New).ok_or(ResidencyError::NoSpace { size: object.size() })
+    }
+
+    /// Evicts until a preferred region has memory for an object. Nothing if none can have any.
+    fn make_room_for(
+        &self,
+        exec: &mut Exec<'_>,
+        object: &Object<D>,
+        companions: Companions,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Allocation>, ResidencyError> {
+        for slot in self.slots_of(object, Role::Preferred) {
+            match self.make_room(exec, slot, (object, companions), interrupt) {
+                Err(ResidencyError::NoSpace { .. }) => {}
+                room => return room.map(Some),
+            }
+        }
+        Ok(None)
     }
 
     /// Evicts until the region has memory for an object.
@@ -384,7 +439,7 @@ impl<D: ObjectData> Manager<D> {
         &self,
         exec: &mut Exec<'_>,
         slot: &Slot<D>,
-        object: &Object<D>,
+        (object, companions): (&Object<D>, Companions),
         interrupt: &Interrupt,
     ) -> Result<Allocation, ResidencyError> {
         let no_space = ResidencyError::NoSpace { size: object.size() };
@@ -393,6 +448,7 @@ impl<D: ObjectData> Manager<D> {
         }
         let until = Deadline::after(self.0.patience);
         self.0.graveyard.sweep();
+        let may_go = |victim: &Object<D>| victim.id() != object.id() && self.may_go(victim, companions);
         if slot.region.id() != self.0.evict_to.id() {
             for (patience, until) in [(Patience::TryLock, Deadline::poll()), (Patience::Lock, until)] {
                 let (now, mut cursor) = (self.tick(), None);
@@ -400,7 +456,8 @@ impl<D: ObjectData> Manager<D> {
                     if let Ok(memory) = self.allocate(slot, object) {
                         return Ok(memory);
                     }
-                    if !self.evict_next(exec, slot, (&mut cursor, now), (patience, until), interrupt)? {
+                    let from = (slot, &mut cursor, now);
+                    if !self.evict_next(exec, from, &may_go, (patience, until), interrupt)? {
                         break;
                     }
                 }
@@ -413,19 +470,30 @@ impl<D: ObjectData> Manager<D> {
         self.allocate(slot, object).map_err(|_| no_space)
     }
 
-    /// Evicts one object of a region. False if there is none left that may be.
+    /// Whether an object may go whose reservation the operation has locked already.
+    fn may_go(&self, object: &Object<D>, companions: Companions) -> bool {
+        match companions {
+            Companions::Stay => false,
+            Companions::MayMove => {
+                object.place().role_in(self.0.evict_to.id()).is_some() || !self.0.mover.is_needed(object)
+            }
+            Companions::MayGo => true,
+        }
+    }
+
+    /// Evicts one object of a region. False if there is none left that may be; of those that are locked, `may_go` says which.
     fn evict_next(
         &self,
         exec: &mut Exec<'_>,
-        slot: &Slot<D>,
-        (cursor, now): (&mut Option<Key>, u64),
+        (slot, cursor, now): (&Slot<D>, &mut Option<Key>, u64),
+        may_go: &dyn Fn(&Object<D>) -> bool,
         (patience, until): (Patience, Deadline),
         interrupt: &Interrupt,
     ) -> Result<bool, ResidencyError> {
         while let Some((key, victim)) = slot.lru.next(*cursor, now) {
             *cursor = Some(key);
-            let in_use = exec.is_locked(victim.resv()) && !exec.is_prelocked(victim.resv());
-            if in_use || victim.place().is_pinned() {
+            let locked = exec.is_locked(victim.resv()) && !exec.is_prelocked(victim.resv());
+            if (locked && !may_go(&victim)) || victim.place().is_pinned() {
                 continue;
             }
             match patience {
@@ -440,7 +508,9 @@ impl<D: ObjectData> Manager<D> {
                 true => self.evict_by(exec, &victim, until, interrupt),
                 false => Err(ResidencyError::Pinned),
             };
-            exec.unlock(victim.resv());
+            if !locked {
+                exec.unlock(victim.resv());
+            }
             match evicted {
                 Ok(()) => return Ok(true),
                 Err(ResidencyError::Pinned | ResidencyError::Busy) => {}

@@ -92,7 +92,7 @@ pub use range::{RangeAllocator, RangeError};
 #[cfg(feature = "std")]
 pub use account::Account;
 #[cfg(feature = "std")]
-pub use manager::{Manager, ManagerConfig, Move, Mover, ResidencyError};
+pub use manager::{Companions, Manager, ManagerConfig, Move, Mover, ResidencyError};
 #[cfg(feature = "std")]
 pub use place::{LruGroup, Place, PlaceConfig, Placement, Residence, Role};
 #[cfg(feature = "std")]

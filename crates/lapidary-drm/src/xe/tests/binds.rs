@@ -121,30 +121,6 @@ fn client_memory_is_read_and_written_in_place() {
     bench.assert_clean();
 }
 
-/// Two pages of the client's own memory, which stay while anybody might use them.
-struct Pages(&'static [std::sync::atomic::AtomicU32]);
-
-impl Pages {
-    fn new() -> Self {
-        let words: Vec<_> = (0..4 * 1024).map(|_| std::sync::atomic::AtomicU32::new(0)).collect();
-        let words = &*Vec::leak(words);
-        let skip = (words.as_ptr() as usize).next_multiple_of(4096) - words.as_ptr() as usize;
-        Self(&words[skip / 4..][..2048])
-    }
-
-    fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-
-    fn get(&self, at: usize) -> u32 {
-        self.0[at / 4].load(std::sync::atomic::Ordering::SeqCst)
-    }
-
-    fn set(&self, at: usize, value: u32) {
-        self.0[at / 4].store(value, std::sync::atomic::Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn an_error_in_an_array_changes_nothing() {
     let bench = bench();
@@ -158,7 +134,7 @@ fn an_error_in_an_array_changes_nothing() {
         (map(99, 0, BASE, CHUNK), Errno::NOENT),
         (map(buffer, MIB, BASE, CHUNK), Errno::INVAL),
         (map_host(1 << 46, BASE, 4096), Errno::FAULT),
-        (uapi::VmBindOp { flags: 1 << 31, ..unmap(BASE, CHUNK) }, Errno::INVAL),
+        (uapi::VmBindOp { flags: 1 << 30, ..unmap(BASE, CHUNK) }, Errno::INVAL),
     ];
     for (op, errno) in wrong {
         let ops = [
@@ -173,6 +149,34 @@ fn an_error_in_an_array_changes_nothing() {
         assert_eq!(rig.client.translate(rig.vm, BASE + MIB), None);
         assert!(!rig.client.is_signalled(done), "a refused call leaves its syncobjs alone");
     }
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_call_that_is_asked_to_fail_does_so_at_every_point_and_changes_nothing() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let ((old, bytes), (new, _)) = (rig.buffer(VRAM, 8 * MIB), rig.buffer(VRAM, 8 * MIB));
+    rig.bind(&[map(old, 0, BASE, MIB), map(old, 4 * MIB, BASE + 4 * MIB, MIB)]);
+    let before = [0, MIB, 4 * MIB].map(|at| rig.client.translate(rig.vm, BASE + at));
+    let done = rig.client.syncobj();
+    let forced = uapi::VmBindOp { flags: uapi::BIND_FLAG_FORCE_ERROR, ..unmap(BASE + MIB, 4 * MIB) };
+    // Cut, replaced, unmapped, and split again by what follows in the same call.
+    let ops = [map(new, 0, BASE + MIB / 2, 6 * MIB), unmap(BASE, MIB / 4), map_null(BASE + MIB, MIB), forced];
+    for _ in crate::xe::bind::Failpoint::ALL {
+        assert_eq!(rig.client.bind(rig.vm, &ops, &[signal(done)]), Err(Errno::NOSPC));
+        assert_eq!([0, MIB, 4 * MIB].map(|at| rig.client.translate(rig.vm, BASE + at)), before);
+        assert!(!rig.client.is_signalled(done));
+        let vm = rig.client.inside().data().vm(rig.vm).unwrap();
+        assert_eq!(vm.gpu_vm().read().len(), 3, "with the code buffer's");
+        vm.gpu_vm().read().check().unwrap();
+        rig.run(Batch::new().store(BASE + MIB - 4, 7).copy(BASE + MIB - 4, BASE + 4 * MIB, 4));
+        assert_eq!(bytes.read(4 * MIB), 7);
+        bytes.write(4 * MIB, &[0]);
+    }
+    rig.bind(&ops[..3]);
+    assert_eq!(rig.client.translate(rig.vm, BASE), None);
     drop(rig);
     bench.assert_clean();
 }

@@ -3,6 +3,7 @@
 //! The client's memory is the test's own. Buffers are read and written through their memfds, as a client's `mmap` would.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lapidary::fence::FenceError;
 use lapidary_gpu::GpuVa;
@@ -124,7 +125,12 @@ impl Client {
     }
 
     pub(super) fn vm(&mut self) -> u32 {
-        self.xe(nr::VM_CREATE, uapi::VmCreate::default()).unwrap().vm_id
+        self.try_vm(0).unwrap()
+    }
+
+    pub(super) fn try_vm(&mut self, flags: u32) -> Result<u32, Errno> {
+        let args = uapi::VmCreate { flags, ..Zeroable::zeroed() };
+        self.xe(nr::VM_CREATE, args).map(|args| args.vm_id)
     }
 
     pub(super) fn destroy_vm(&mut self, id: u32) {
@@ -278,6 +284,30 @@ impl Client {
     }
 }
 
+/// Two pages of the client's own memory, which stay while anybody might use them.
+pub(super) struct Pages(&'static [AtomicU32]);
+
+impl Pages {
+    pub(super) fn new() -> Self {
+        let words: Vec<_> = (0..4 * 1024).map(|_| AtomicU32::new(0)).collect();
+        let words = &*Vec::leak(words);
+        let skip = (words.as_ptr() as usize).next_multiple_of(4096) - words.as_ptr() as usize;
+        Self(&words[skip / 4..][..2048])
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    pub(super) fn get(&self, at: usize) -> u32 {
+        self.0[at / 4].load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set(&self, at: usize, value: u32) {
+        self.0[at / 4].store(value, Ordering::SeqCst);
+    }
+}
+
 /// Commands of a batch.
 #[derive(Clone, Default)]
 pub(super) struct Batch(Vec<u32>);
@@ -348,8 +378,13 @@ impl Gate {
 
 impl Rig {
     pub(super) fn new(bench: &Bench) -> Self {
+        Self::in_mode(bench, 0)
+    }
+
+    /// With an address space of these flags.
+    pub(super) fn in_mode(bench: &Bench, flags: u32) -> Self {
         let mut client = Client::new(bench);
-        let vm = client.vm();
+        let vm = client.try_vm(flags).unwrap();
         let queue = client.queue(vm, uapi::engine_class::COPY);
         let code = client.buffer(SYSTEM, CHUNK, vm);
         client.bind(vm, &[map(code, 0, CODE, CHUNK)], &[]).unwrap();

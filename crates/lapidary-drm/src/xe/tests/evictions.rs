@@ -194,15 +194,79 @@ fn a_buffer_that_never_fits_is_refused_and_nobody_is_harmed() {
     let (buffer, _) = rig.buffer(VRAM, 3 * MIB);
     rig.bind(&[map(buffer, 0, BASE, 3 * MIB)]);
     let vm = rig.vm;
-    assert_eq!(
-        rig.client.try_buffer(VRAM, 2 * MIB, vm),
-        Err(Errno::NOMEM),
-        "its own address space has the memory"
-    );
+    assert_eq!(rig.client.try_buffer(VRAM, 5 * MIB, vm), Err(Errno::NOSPC));
     rig.run(Batch::new().store(BASE, 1));
     let spills = rig.client.buffer(VRAM | SYSTEM, 2 * MIB, vm);
     rig.bind(&[map(spills, 0, 2 * BASE, 2 * MIB)]);
     assert_eq!(space(rig.client.translate(vm, 2 * BASE)), Some(Space::System));
+    rig.run(Batch::new().store(BASE, 1).store(2 * BASE, 2));
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
+fn more_than_fits_may_be_bound_one_by_one_and_is_refused_where_it_is_used_together() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let buffers = [0, 1, 2].map(|n| {
+        let (buffer, bytes) = rig.buffer(VRAM, 2 * MIB);
+        rig.bind(&[map(buffer, 0, BASE + n * 2 * MIB, 2 * MIB)]);
+        bytes
+    });
+    let (queue, batch) = (rig.queue, rig.load(Batch::new().store(BASE, 1).store(BASE + 4 * MIB, 3)));
+    assert_eq!(rig.client.exec(queue, batch, &[]), Err(Errno::NOMEM));
+    assert!(!rig.client.is_banned(queue));
+    rig.bind(&[unmap(BASE + 2 * MIB, 2 * MIB)]);
+    rig.run(Batch::new().store(BASE, 1).store(BASE + 4 * MIB, 3));
+    assert_eq!([0, 2].map(|n: usize| buffers[n].read(0)), [1, 3]);
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
+fn operations_of_one_call_do_not_evict_one_another() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let buffers = [0, 1, 2].map(|_| rig.buffer(VRAM, 2 * MIB).0);
+    let op = |n: usize| map(buffers[n], 0, BASE + n as u64 * 2 * MIB, 2 * MIB);
+    assert_eq!(rig.client.bind(rig.vm, &[op(0), op(1), op(2)], &[]), Err(Errno::NOMEM));
+    assert_eq!(rig.client.translate(rig.vm, BASE), None);
+    rig.bind(&[op(0), op(1)]);
+    rig.run(Batch::new().store(BASE, 1).store(BASE + 2 * MIB, 2));
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
+fn where_jobs_run_without_end_more_than_fits_is_refused_by_the_bind() {
+    let bench = bench();
+    let mut rig = Rig::in_mode(&bench, uapi::VM_CREATE_LR_MODE);
+    let bind = |rig: &mut Rig, n: u64| {
+        let (buffer, _) = rig.buffer(VRAM, 2 * MIB);
+        let vm = rig.vm;
+        rig.client.bind(vm, &[map(buffer, 0, BASE + n * 2 * MIB, 2 * MIB)], &[])
+    };
+    assert_eq!([0, 1, 2].map(|n| bind(&mut rig, n)), [Ok(()), Ok(()), Err(Errno::NOMEM)]);
+    // What must go may always go, and then there is room again.
+    rig.bind(&[unmap(BASE, 2 * MIB)]);
+    assert_eq!(bind(&mut rig, 0), Ok(()));
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
+fn what_may_live_in_system_memory_makes_room_for_what_may_not() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let ((flexible, bytes), vm) = (rig.buffer(VRAM | SYSTEM, 3 * MIB), rig.vm);
+    rig.bind(&[map(flexible, 0, BASE, 3 * MIB)]);
+    rig.run(Batch::new().store(BASE, 1));
+    let (fixed, _) = rig.buffer(VRAM, 3 * MIB);
+    rig.bind(&[map(fixed, 0, 2 * BASE, 3 * MIB)]);
+    rig.run(Batch::new().store(BASE + 4, 2).store(2 * BASE, 3));
+    assert_eq!((bytes.read(0), bytes.read(4)), (1, 2));
+    assert_eq!(space(rig.client.translate(vm, BASE)), Some(Space::System));
+    assert_eq!(space(rig.client.translate(vm, 2 * BASE)), Some(Space::Vram));
     drop(rig);
     bench.assert_clean();
 }

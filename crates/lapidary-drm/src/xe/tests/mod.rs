@@ -7,6 +7,7 @@ mod client;
 mod evictions;
 mod execs;
 mod failures;
+mod faults;
 mod fuzz;
 mod lifetimes;
 mod queries;
