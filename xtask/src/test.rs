@@ -60,7 +60,9 @@ fn client_phases(report: &mut Report) {
         report.phase(&format!("Vulkan client on {gpu}"), || vulkan_client(gpu, &[]));
     }
     report.phase("two Vulkan clients at once", || vulkan_client(Gpu::Battlemage, &["--processes", "2"]));
-    report.phase("IGT on battlemage", || igt_lists(Gpu::Battlemage));
+    for gpu in [Gpu::Battlemage, Gpu::Lunarlake] {
+        report.phase(&format!("IGT on {gpu}"), || igt_lists(gpu));
+    }
 }
 
 /// What a phase found.
@@ -209,7 +211,7 @@ fn harness_result(line: &str) -> Option<Checks> {
 
 fn embedded_workload() -> Result<Checks> {
     let mut command = Command::new(workspace::release_program("lapidary"));
-    command.arg("run");
+    command.args(["run", "--check-tlb"]);
     let mut reported = false;
     run_shown(&mut command, CLIENT_LIMIT, |line| reported |= !line.is_empty())?;
     ensure!(reported, "the workload ended without its report");

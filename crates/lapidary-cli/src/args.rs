@@ -58,7 +58,7 @@ pub(crate) struct DeviceArgs {
     /// How long a job may run on an engine before it is killed and its queue banned, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     pub(crate) job_timeout: Duration,
-    /// Check every hit of a translation cache against the page tables, and report stale ones. Slower.
+    /// Check every hit of a translation cache against the page tables: a stale one is a failure of the device. Slower.
     #[arg(long)]
     pub(crate) check_tlb: bool,
 }

@@ -4,6 +4,7 @@
 //! # A comment.
 //! step 120                       # seconds that one subtest may take
 //! total 900                      # seconds that the program may take
+//! vram 3G                        # the device's VRAM, where it has any
 //! pass once-basic                # must pass
 //! skip@lunarlake vram*           # is known to skip on that device only; the comment is the reason
 //! skip multigpu-*                # needs two GPUs
@@ -53,12 +54,14 @@ struct Entry {
 pub(super) struct List {
     /// The times its program is given.
     pub(super) limits: Limits,
+    /// The VRAM its program needs, or is content with.
+    pub(super) vram: Option<String>,
     entries: Vec<Entry>,
 }
 
 impl Default for List {
     fn default() -> Self {
-        List { limits: Limits { total: DEFAULT_TOTAL, step: DEFAULT_STEP }, entries: Vec::new() }
+        List { limits: Limits { total: DEFAULT_TOTAL, step: DEFAULT_STEP }, vram: None, entries: Vec::new() }
     }
 }
 
@@ -99,11 +102,15 @@ impl List {
         let expectation = match word {
             "step" => return set_seconds(&mut self.limits.step, value),
             "total" => return set_seconds(&mut self.limits.total, value),
+            "vram" => {
+                self.vram = Some(value.to_owned());
+                return Ok(());
+            }
             "pass" => Expectation::Pass,
             "skip" => Expectation::Skip,
             "fail" => Expectation::Fail,
             "omit" => Expectation::Omit,
-            _ => bail!("`{word}` is none of pass, skip, fail, omit, step, total"),
+            _ => bail!("`{word}` is none of pass, skip, fail, omit, step, total, vram"),
         };
         let reason = reason.trim().to_owned();
         ensure!(expectation == Expectation::Pass || !reason.is_empty(), "the reason is missing");
@@ -213,6 +220,14 @@ mod tests {
         assert_eq!(list.expectation("new", Gpu::Battlemage), None);
         let subtests = ["vram".to_owned()];
         assert_eq!(list.vanished(&subtests).collect::<Vec<_>>(), ["multigpu-*"]);
+    }
+
+    #[test]
+    fn a_list_says_what_its_program_needs() {
+        let list = List::parse("step 5\ntotal 7\nvram 3G\n").unwrap();
+        assert_eq!((list.limits.step.as_secs(), list.limits.total.as_secs()), (5, 7));
+        assert_eq!(list.vram.as_deref(), Some("3G"));
+        assert_eq!(List::parse("pass x\n").unwrap().vram, None);
     }
 
     #[test]

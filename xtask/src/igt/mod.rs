@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// The device to run on.
     #[arg(long, value_enum, default_value_t = Gpu::Battlemage)]
     gpu: Gpu,
-    /// The device's VRAM, as `lapidary run` takes it.
+    /// The device's VRAM, as `lapidary run` takes it; what a program's list says without it.
     #[arg(long, value_name = "SIZE")]
     vram: Option<String>,
     /// Run the installed programs of every family, those without a list included.
@@ -125,15 +125,20 @@ fn run_choice(choice: &Choice, device: &Device, counts: &mut Counts) -> Result<(
         }
     }
     let mut unexpected = 0;
-    let log = runner::run(program, &chosen, device, list.limits, |finished| {
+    let device = Device { vram: device.vram.clone().or_else(|| list.vram.clone()), ..device.clone() };
+    let ran = runner::run(program, &chosen, &device, list.limits, |finished| {
         let expected = list.expectation(&finished.name, device.gpu);
         let verdict = Verdict::of(finished.outcome, expected.map(|(expectation, _)| expectation));
         unexpected += usize::from(verdict == Verdict::Worse);
         counts.add(finished.outcome, verdict);
         print_result(program, finished, verdict, expected.map(|(_, reason)| reason));
     })?;
-    if unexpected > 0 {
-        println!("         {program}: what it printed is in {}", log.display());
+    if ran.device_failed {
+        println!("WORSE    {program}: the device itself failed");
+        counts.worse += 1;
+    }
+    if unexpected > 0 || ran.device_failed {
+        println!("         {program}: what it printed is in {}", ran.log.display());
     }
     Ok(())
 }
@@ -189,7 +194,7 @@ pub(crate) struct Counts {
     pub(crate) skipped: usize,
     /// Subtests that failed, crashed or took too long.
     pub(crate) broken: usize,
-    /// Subtests that did worse than their list says.
+    /// Subtests that did worse than their list says, and runs in which the device failed.
     pub(crate) worse: usize,
     better: usize,
     new: usize,

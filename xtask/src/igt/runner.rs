@@ -30,6 +30,9 @@ const LISTING: Duration = Duration::from_secs(30);
 /// Linux takes no longer argument; the subtests' names are one.
 const LONGEST_ARGUMENT: usize = 100_000;
 
+/// The exit status of `lapidary run` when the device itself failed.
+const DEVICE_FAILED: i32 = 125;
+
 /// The device that the programs run on.
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
@@ -40,10 +43,10 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// `lapidary run … --`, to be followed by a program and its arguments.
+    /// `lapidary run … --`, to be followed by a program and its arguments. The device checks itself.
     pub(crate) fn run_command(&self) -> Command {
         let mut command = Command::new(workspace::release_program("lapidary"));
-        command.args(["run", "--gpu", self.gpu.name()]);
+        command.args(["run", "--check-tlb", "--gpu", self.gpu.name()]);
         if let Some(vram) = &self.vram {
             command.args(["--vram", vram]);
         }
@@ -73,8 +76,15 @@ pub(super) fn subtests(program: &str) -> Result<Vec<String>> {
     }
 }
 
-/// Runs `chosen` subtests of `program` and calls `on_result` as each ends. The program's whole output is kept in the
-/// file that is returned.
+/// What is to be said of a program's run beside its subtests' results.
+pub(super) struct Ran {
+    /// Where its whole output is.
+    pub(super) log: PathBuf,
+    /// Whether the device said that it did something wrong.
+    pub(super) device_failed: bool,
+}
+
+/// Runs `chosen` subtests of `program` and calls `on_result` as each ends.
 ///
 /// # Errors
 /// When the program can't be started or the log not be written.
@@ -84,27 +94,30 @@ pub(super) fn run(
     device: &Device,
     limits: Limits,
     mut on_result: impl FnMut(&Finished),
-) -> Result<PathBuf> {
+) -> Result<Ran> {
     let (path, mut log) = open_log(program, device.gpu)?;
-    run_rounds(chosen, limits, |names| command(program, names, device), &mut log, &mut on_result)?;
-    Ok(path)
+    let command = |names: &[String]| command(program, names, device);
+    let device_failed = run_rounds(chosen, limits, command, &mut log, &mut on_result)?;
+    Ok(Ran { log: path, device_failed })
 }
 
-/// Runs the commands that `command` makes for what is left, until nothing is.
+/// Runs the commands that `command` makes for what is left, until nothing is. Whether the device failed in any.
 fn run_rounds(
     chosen: &[String],
     limits: Limits,
     command: impl Fn(&[String]) -> Result<Command>,
     log: &mut impl Write,
     on_result: &mut impl FnMut(&Finished),
-) -> Result<()> {
+) -> Result<bool> {
     let deadline = Instant::now() + limits.total;
     let mut left: Vec<String> = chosen.to_vec();
+    let mut device_failed = false;
     while !left.is_empty() {
         let total = deadline.saturating_duration_since(Instant::now());
         let round = Limits { total, step: limits.step };
         let batch = first_that_fit(&left);
         let (done, ended) = run_round(command(batch)?, batch, round, log, on_result)?;
+        device_failed |= matches!(ended, Ended::Exited(status) if status.code() == Some(DEVICE_FAILED));
         let before = left.len();
         left.retain(|name| !done.contains(name));
         if left.len() == before || ended == Ended::TooLong {
@@ -112,7 +125,7 @@ fn run_rounds(
             break;
         }
     }
-    Ok(())
+    Ok(device_failed)
 }
 
 /// One run of the program. Returns the subtests that have a result now.
@@ -243,6 +256,23 @@ mod tests {
             "IFS=,; for name in $1; do echo \"Starting subtest: $name\"; [ $name = b ] && {b}; \
              echo \"Subtest $name: SUCCESS (0.0s)\"; done"
         )
+    }
+
+    #[test]
+    fn a_device_that_failed_is_noticed_though_every_subtest_passed() {
+        let names = ["a".to_owned()];
+        for (status, failed) in [(0, false), (1, false), (DEVICE_FAILED, true)] {
+            let script = format!("{}; exit {status}", program("true"));
+            let command = |_: &[String]| {
+                let mut command = Command::new("sh");
+                command.args(["-c", &script, "sh", "a"]);
+                Ok(command)
+            };
+            let mut passed = 0;
+            let mut count = |finished: &Finished| passed += u32::from(finished.outcome == Outcome::Pass);
+            let noticed = run_rounds(&names, AMPLE, command, &mut Vec::new(), &mut count).unwrap();
+            assert_eq!((noticed, passed), (failed, 1));
+        }
     }
 
     const AMPLE: Limits = Limits { total: Duration::from_secs(60), step: Duration::from_secs(60) };
