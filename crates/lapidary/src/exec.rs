@@ -60,7 +60,7 @@ pub enum ExecError {
     /// The interrupt was raised.
     #[error("interrupted while waiting for a reservation's lock")]
     Interrupted,
-    /// There is no memory for this many fences.
+    /// There is no memory for this many fences, or to lock one more reservation.
     #[error("no memory for {0} more fences on a reservation")]
     OutOfMemory(usize),
 }
@@ -114,7 +114,8 @@ impl<'r> Exec<'r> {
     /// Locks all of `reservations`, backing off and trying again as needed.
     ///
     /// # Errors
-    /// [`ExecError::Interrupted`], or [`ExecError::AlreadyLocked`] for a duplicate that is refused. Nothing is locked then.
+    /// [`ExecError::Interrupted`], [`ExecError::OutOfMemory`], or [`ExecError::AlreadyLocked`] for a duplicate that is refused.
+    /// Nothing is locked then.
     ///
     /// # Panics
     /// In debug builds, if the thread holds another reservation or is in a signalling section.
@@ -191,8 +192,9 @@ impl<'r> Exec<'r> {
     /// Locks a reservation, waiting for it if need be.
     ///
     /// # Errors
-    /// [`ExecError::Contended`] if an older operation is in the way, [`ExecError::Interrupted`], or
-    /// [`ExecError::AlreadyLocked`] for a duplicate that is refused. What was locked before stays so.
+    /// [`ExecError::Contended`] if an older operation is in the way, [`ExecError::Interrupted`],
+    /// [`ExecError::OutOfMemory`] if the lock can't be noted, or [`ExecError::AlreadyLocked`] for a duplicate that is refused.
+    /// What was locked before stays so.
     ///
     /// # Panics
     /// As [`lock_all`](Self::lock_all).
@@ -238,6 +240,9 @@ impl<'r> Exec<'r> {
     fn acquire(&mut self, resv: ResvRef<'r>) -> Result<&mut ResvGuard<'r>, ExecError> {
         fence::assert_may_block("reservation lock");
         assert_none_held_besides(self.ticket);
+        if !self.has_room() {
+            return Err(ExecError::OutOfMemory(1));
+        }
         if resv.try_lock_with(self.ticket) {
             return Ok(self.keep(resv));
         }
@@ -261,13 +266,14 @@ impl<'r> Exec<'r> {
         }
     }
 
-    /// Locks a reservation if nobody else holds it, and keeps a reference of it. True if it is locked now.
+    /// Locks a reservation if nobody else holds it, and there is memory to note that, and keeps a reference of it. True if it
+    /// is locked now.
     #[track_caller]
     pub fn try_lock(&mut self, resv: &Reservation) -> bool {
         if resv.is_held_by(self.ticket) {
             return self.meet_again(resv).is_ok();
         }
-        if !resv.try_lock_with(self.ticket) {
+        if !self.has_room() || !resv.try_lock_with(self.ticket) {
             return false;
         }
         self.keep(ResvRef::Owned(resv.clone()));
@@ -325,13 +331,21 @@ impl<'r> Exec<'r> {
         self.guards.iter().flatten().map(ResvGuard::reservation)
     }
 
-    /// Takes up a reservation that was just locked.
+    /// Whether there is room for one more guard; makes it if need be. Comes before every lock, which can't be kept otherwise.
+    #[inline]
+    fn has_room(&mut self) -> bool {
+        self.guards.len() < self.guards.capacity() || self.make_room()
+    }
+
+    #[cold]
+    fn make_room(&mut self) -> bool {
+        self.guards.try_reserve_exact(self.guards.len().max(FIRST_GUARDS)).is_ok()
+    }
+
+    /// Takes up a reservation that was just locked, for which there is room.
     #[track_caller]
     #[inline]
     fn keep(&mut self, resv: ResvRef<'r>) -> &mut ResvGuard<'r> {
-        if self.guards.capacity() == 0 {
-            self.guards.reserve_exact(FIRST_GUARDS);
-        }
         resv.set_slot(self.guards.len());
         self.held += 1;
         // In two steps: pushed as it is, the guard would take a detour over the stack.

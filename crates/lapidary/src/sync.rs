@@ -24,6 +24,12 @@ pub(crate) mod cell {
     pub(crate) use std::cell::UnsafeCell;
 }
 
+/// Runs a unit test. A model checker runs it with its own primitives, in many orders.
+#[cfg(test)]
+pub(crate) fn unit_test(test: impl Fn() + Send + Sync + 'static) {
+    test();
+}
+
 /// Waits a moment for another thread that is about to be done: spins, then offers the processor to others, and at last
 /// sleeps, so that even a thread of higher priority lets it go on. `tries` counts from 0.
 #[cold]

@@ -515,7 +515,7 @@ impl fmt::Display for Fence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fence::ArrayMode;
+    use crate::{fence::ArrayMode, sync::unit_test};
 
     fn fence() -> (Fence, Signaller) {
         Fence::new(FenceContext::alloc(), Seqno(1))
@@ -524,37 +524,41 @@ mod tests {
     /// H21: what nobody wants goes at once, signalled or not, and leaves nothing with its members.
     #[test]
     fn h21_an_unwanted_container_is_freed_and_withdraws_from_its_members() {
-        let (one, _one) = fence();
-        let (two, _two) = fence();
-        let containers = [
-            Fence::array(vec![one.clone(), two.clone()], ArrayMode::All),
-            Fence::array(vec![one.clone(), two.clone()], ArrayMode::Any),
-            Fence::chain(Some(Fence::chain(None, one.clone(), 1)), two.clone(), 2),
-        ];
-        for container in containers {
-            let Ok(id) = container.add_callback(|_| ()) else { panic!("it has not signalled") };
-            assert!(two.0.state.lock().pending_count() > 0);
-            let weak = Shared::downgrade(&container.0);
-            drop(container.clone());
-            assert!(weak.upgrade().is_some());
-            assert!(container.remove_callback(id));
-            drop(container);
-            assert!(weak.upgrade().is_none());
-            assert_eq!(one.0.state.lock().pending_count(), 0);
-            assert_eq!(two.0.state.lock().pending_count(), 0);
-        }
+        unit_test(|| {
+            let (one, _one) = fence();
+            let (two, _two) = fence();
+            let containers = [
+                Fence::array(vec![one.clone(), two.clone()], ArrayMode::All),
+                Fence::array(vec![one.clone(), two.clone()], ArrayMode::Any),
+                Fence::chain(Some(Fence::chain(None, one.clone(), 1)), two.clone(), 2),
+            ];
+            for container in containers {
+                let Ok(id) = container.add_callback(|_| ()) else { panic!("it has not signalled") };
+                assert!(two.0.state.lock().pending_count() > 0);
+                let weak = Shared::downgrade(&container.0);
+                drop(container.clone());
+                assert!(weak.upgrade().is_some());
+                assert!(container.remove_callback(id));
+                drop(container);
+                assert!(weak.upgrade().is_none());
+                assert_eq!(one.0.state.lock().pending_count(), 0);
+                assert_eq!(two.0.state.lock().pending_count(), 0);
+            }
+        });
     }
 
     /// H21: a container with a callback lives for it, and goes with it.
     #[test]
     fn h21_a_container_is_kept_by_its_callback_and_freed_after_it() {
-        let (one, signaller) = fence();
-        let array = Fence::array(vec![one, Fence::signalled()], ArrayMode::All);
-        array.on_signal(|_| ());
-        let weak = Shared::downgrade(&array.0);
-        drop(array);
-        assert!(weak.upgrade().is_some());
-        signaller.signal();
-        assert!(weak.upgrade().is_none());
+        unit_test(|| {
+            let (one, signaller) = fence();
+            let array = Fence::array(vec![one, Fence::signalled()], ArrayMode::All);
+            array.on_signal(|_| ());
+            let weak = Shared::downgrade(&array.0);
+            drop(array);
+            assert!(weak.upgrade().is_some());
+            signaller.signal();
+            assert!(weak.upgrade().is_none());
+        });
     }
 }

@@ -78,7 +78,13 @@ impl<'a> ResvGuard<'a> {
         #[cfg(debug_assertions)]
         let locked_at = Location::caller();
         #[cfg(debug_assertions)]
-        let _ = HELD.try_with(|held| held.borrow_mut().push((resv.0.lock.holder(), locked_at)));
+        let _ = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            // Without memory the lock goes unchecked.
+            if held.try_reserve(1).is_ok() {
+                held.push((resv.0.lock.holder(), locked_at));
+            }
+        });
         Self {
             resv,
             room: 0,

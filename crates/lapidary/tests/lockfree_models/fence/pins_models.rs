@@ -14,7 +14,7 @@ use super::{
     Fence, FenceRef,
     pins::{self, Retired},
 };
-use crate::{check, join};
+use crate::{check, join, watch::Watched};
 
 /// A list of one place, with pins.
 struct List {
@@ -30,7 +30,12 @@ impl List {
     }
 
     fn read(&self) {
+        self.read_and(|| ());
+    }
+
+    fn read_and(&self, look: impl FnOnce()) {
         pins::pin(&self.word);
+        look();
         let raw = self.place.load(Ordering::Acquire);
         if !raw.is_null() {
             // SAFETY: the list is pinned.
@@ -109,6 +114,20 @@ fn writers_collect_what_others_retire() {
     });
 }
 
+/// Two readers leave and a writer retires a second time, whose collecting takes what the first reader comes to collect: that
+/// reader finds nothing, and must not leave the mark cleared when the writer puts it back for the second reader.
+#[test]
+fn who_finds_nothing_to_collect_looks_again() {
+    check(3, || {
+        let list = List::new(0);
+        let readers = [spawn(&list, List::read), spawn(&list, List::read)];
+        list.replace(Some(Fence::new(1, 2)));
+        list.replace(Some(Fence::new(1, 3)));
+        join(readers);
+        list.assert_nothing_is_kept();
+    });
+}
+
 /// There is room for one more pin, and two readers come at the same time as a writer: one waits for the other to leave, and
 /// no pin spills over into the bits above.
 #[test]
@@ -117,7 +136,9 @@ fn readers_too_many_wait_for_a_place() {
     const OTHERS: u64 = 2047 * 2;
     check(2, || {
         let list = List::new(ABOVE | OTHERS);
-        let readers = [spawn(&list, List::read), spawn(&list, List::read)];
+        let alone = Arc::new(Watched::new(()));
+        let readers =
+            [alone.clone(), alone].map(|alone| spawn(&list, move |list| list.read_and(|| alone.write(()))));
         list.replace(Some(Fence::new(1, 2)));
         join(readers);
         assert_eq!(list.word.load(Ordering::Relaxed) & !1, ABOVE | OTHERS);

@@ -66,6 +66,8 @@ fn who_replaces_and_who_clears_take_each_fence_out_once() {
         });
         skip(&place, 4);
         join(threads);
+        // Who found something before the place was emptied puts nothing there afterwards.
+        assert!(place.load(&Pinned::new(place.desk())).is_none());
         drop(place);
         assert_nothing_is_kept();
     });
