@@ -42,6 +42,9 @@ pub(crate) enum Command {
     Measure {
         /// Only benchmarks whose name contains one of these.
         names: Vec<String>,
+        /// Print the names that there are, a line each, and measure nothing. Needs no device.
+        #[arg(long)]
+        list: bool,
     },
 }
 

@@ -27,7 +27,11 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Serve(args) => serve::serve(args),
-        Command::Measure { names } => workload::measure_main(names).map(|()| ExitCode::SUCCESS),
+        Command::Measure { list: true, .. } => {
+            workload::list_measurements();
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Measure { names, .. } => workload::measure_main(names).map(|()| ExitCode::SUCCESS),
         Command::WorkloadClient(args) => workload::client_main(args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use harness::{SAMPLES, Samples, Selection, now, prepare_process};
+use harness::{Random, SAMPLES, Samples, Selection, in_two_threads, now, prepare_process};
 use lapidary::exec::{Duplicates, Exec};
 use lapidary::fence::{
     ArrayMode, CallbackId, Fence, FenceContext, Interrupt, Seqno, Signaller, Timestamp, unwrap,
@@ -314,6 +314,49 @@ fn exec_benches(select: &Selection) {
     }
 }
 
+/// Two threads at the same reservations: on one that both lock for each fence, and on four of sixteen at a time, in any
+/// order, so that they meet, wound and back off. By the clock on the wall.
+fn contended_benches(select: &Selection) {
+    const OPERATIONS: usize = 100_000;
+    let timeline = [FenceContext::alloc(), FenceContext::alloc()];
+    let none = Interrupt::none();
+    let one = Reservation::new();
+    let add_to_one = |thread: u64| {
+        for i in 0..OPERATIONS {
+            let (fence, _signaller) = fence(timeline[thread as usize], i);
+            let mut guard = one.lock();
+            guard.reserve(1).expect("memory");
+            guard.add_fence(fence, Usage::Bookkeep);
+        }
+    };
+    let many: Vec<Reservation> = (0..16).map(|_| Reservation::new()).collect();
+    let lock_many = |thread: u64| {
+        let mut rng = Random(thread);
+        for i in 0..OPERATIONS {
+            let chosen = [(); 4].map(|()| &many[rng.below(16) as usize]);
+            let (fence, _signaller) = fence(timeline[thread as usize], i);
+            let mut exec = Exec::lock_all(chosen, Duplicates::Allow, &none).expect("nobody interrupts");
+            for guard in exec.guards() {
+                guard.reserve(1).expect("memory");
+                guard.add_fence(fence.clone(), Usage::Bookkeep);
+            }
+        }
+    };
+    let benches: [(&str, &(dyn Fn(u64) + Sync)); 2] =
+        [("resv_2threads_lock_reserve_add_unlock", &add_to_one), ("drm_exec_2threads_4of16", &lock_many)];
+    for (name, work) in benches {
+        if !select.wants(name) {
+            continue;
+        }
+        let mut samples = Samples::default();
+        for _ in 0..=SAMPLES {
+            let Some(time) = in_two_threads(work) else { break };
+            samples.add(time / (2 * OPERATIONS) as f64);
+        }
+        samples.print(name, "wall clock, per operation of either thread");
+    }
+}
+
 fn main() {
     prepare_process(256 << 20);
     let select = Selection::from_arguments();
@@ -321,5 +364,6 @@ fn main() {
     resv_benches(&select);
     container_benches(&select);
     exec_benches(&select);
+    contended_benches(&select);
     black_box(CALLED.with(Cell::get));
 }

@@ -122,17 +122,32 @@ fn library(args: &Args, package: &str, bench: &str, report: &mut Report) -> Resu
 /// Measures the device several times, and reports the middle run of each figure.
 fn device(args: &Args, report: &mut Report) -> Result<()> {
     build()?;
+    if !known(&["measure", "--list"])?.iter().any(|name| is_wanted(args, name)) {
+        return Ok(());
+    }
     let mut runs: Vec<Vec<Figure>> = Vec::new();
     for number in 1..=args.runs {
-        let figures = measure(args)?;
-        if figures.is_empty() {
-            return Ok(());
-        }
         eprintln!("device: run {number} of {}", args.runs);
-        runs.push(figures);
+        runs.push(measure(args)?);
     }
     figure::middle_run(&runs).into_iter().for_each(|figure| report.add(figure));
     Ok(())
+}
+
+fn is_wanted(args: &Args, name: &str) -> bool {
+    args.names.is_empty() || args.names.iter().any(|part| name.contains(part.as_str()))
+}
+
+/// The lines that `lapidary` prints when it is asked with these arguments.
+fn known(args: &[&str]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut command = Command::new(workspace::release_program("lapidary"));
+    let ended = process::run(command.args(args), Limits::total(RUN_LIMIT), |line| {
+        lines.push(line.to_owned());
+        Line::Other
+    })?;
+    ensure!(ended.success(), "lapidary {}: {}", args.join(" "), ended.describe());
+    Ok(lines)
 }
 
 fn build() -> Result<()> {

@@ -39,6 +39,11 @@ const BENCHMARKS: &[Benchmark] = &[
     ("copy_64M", copy),
 ];
 
+/// Prints the names of all benchmarks.
+pub(crate) fn list() {
+    BENCHMARKS.iter().for_each(|(name, _)| println!("{name}"));
+}
+
 /// Runs all benchmarks whose name contains one of `names`; all of them if there are none.
 pub(crate) fn main(names: &[String]) -> Result<()> {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));

@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::report::Bytes;
 
 pub(crate) use client::main as client_main;
-pub(crate) use measure::main as measure_main;
+pub(crate) use measure::{list as list_measurements, main as measure_main};
 
 /// VRAM of the workload's own device, small so that over-committing it is quick.
 pub(crate) const VRAM: u64 = 256 << 20;

@@ -12,7 +12,9 @@
 use std::hint::black_box;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Barrier;
 use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::Instant;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -45,11 +47,38 @@ pub(crate) fn prepare_process(bytes: usize) {
 /// The one that the environment names in `CORE`, else the second, where interrupts are fewer.
 fn stay_on_one_processor() {
     let core = std::env::var("CORE").ok().and_then(|core| core.parse().ok()).unwrap_or(1);
-    let mut set = CpuSet::new();
-    set.set(core);
-    if sched_setaffinity(None, &set).is_err() {
+    if !stay_on(core) {
         eprintln!("processor {core} can't be had alone: figures will vary more");
     }
+}
+
+/// Keeps this thread on a processor. False if it can't be had.
+fn stay_on(core: usize) -> bool {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).is_ok()
+}
+
+/// Runs `work` in two threads at once, on a processor each; `work` is given 0 or 1. The answer is the time from the first's
+/// begin to the last's end, in nanoseconds; `None` on a machine with one processor.
+pub(crate) fn in_two_threads(work: impl Fn(u64) + Sync) -> Option<f64> {
+    let (work, ready) = (&work, &Barrier::new(3));
+    std::thread::scope(|scope| {
+        let threads = [0, 1].map(|thread| {
+            scope.spawn(move || {
+                let placed = stay_on(thread as usize);
+                ready.wait();
+                if placed {
+                    work(thread);
+                }
+                placed
+            })
+        });
+        ready.wait();
+        let begin = Instant::now();
+        let placed = threads.map(|thread| thread.join().expect("a benchmark does not panic"));
+        (placed == [true, true]).then(|| begin.elapsed().as_nanos() as f64)
+    })
 }
 
 /// Which benchmarks are wanted, from the command line.
