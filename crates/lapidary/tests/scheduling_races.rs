@@ -182,6 +182,37 @@ fn catching_up_waits_for_jobs_that_another_thread_runs() {
     assert!(!stalled.is_signalled());
 }
 
+#[test]
+fn catching_up_to_a_job_waits_for_those_who_are_about_to_push_earlier_ones() {
+    for round in 0..200 {
+        let scheduler = Scheduler::new("test", Arc::new(Recorder::default()), 1);
+        let queue = scheduler.queue(QueueConfig::default());
+        let alive = Arc::new(());
+        let job = |number| Job { number, _alive: alive.clone() };
+        let (first, dropped) = (queue.arm().unwrap(), queue.arm().unwrap());
+        let behind = queue.push(job(2), []).ok().unwrap();
+        let later = queue.arm().unwrap();
+        let waiter = {
+            let (queue, behind) = (queue.clone(), behind.clone());
+            thread::spawn(move || {
+                queue.catch_up_to(&behind);
+                behind.is_signalled()
+            })
+        };
+        for _ in 0..round % 7 {
+            thread::yield_now();
+        }
+        match round % 2 {
+            0 => drop(first.push(job(0), [])),
+            _ => drop(first),
+        }
+        drop(dropped);
+        assert!(waiter.join().unwrap(), "it waits for no job after its own");
+        queue.kill(FenceError::DeviceLost);
+        queue.catch_up_to(later.fence());
+    }
+}
+
 /// What the model knows of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Modelled {

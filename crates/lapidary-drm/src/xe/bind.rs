@@ -23,6 +23,7 @@ use super::bind_queue::{BindJob, BindQueue};
 use super::client_pages::ClientPages;
 use super::object::Object;
 use super::pat::Coherency;
+use super::pending_binds::Place;
 use super::sync::{Syncs, Use};
 use super::uapi::{self, VmBindOp};
 use super::vm::{Mode, Tag, Vm, XeTypes, XeVm};
@@ -32,10 +33,6 @@ use crate::transport::Errno;
 
 /// Most operations in one call; more is `ENOBUFS`, which tells clients to bind in smaller steps.
 const MAX_BINDS: u32 = 64 << 10;
-
-/// Most page-table entries that a bind may be going to write when it has to wait: on the kernel's driver they come from a
-/// pool of so many, and programs count on `ENOBUFS` where it is used up.
-const MAX_WAITING_ENTRIES: u64 = 192 << 10;
 
 /// Where a call fails that is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,14 +95,16 @@ pub(super) fn vm_bind(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmBind) 
         if args.num_syncs == 0 {
             return Err(Error::refused(Errno::INVAL, "neither operations nor syncs"));
         }
-        let done = queue.arm()?.push(None, syncs.waits.iter().cloned());
-        queue.catch_up();
+        let armed = with_room(&vm, queue, || queue.arm())?;
+        let done = armed.push(None, syncs.waits.iter().cloned());
+        queue.catch_up_to(&done);
         syncs.install(&done);
         return Ok(());
     }
     let ops = checked.iter().map(|op| look_up(request, &vm, op)).collect::<Result<Vec<_>, _>>()?;
     let fails_at = forced.then(|| request.file.driver().next_failpoint());
-    let done = submit(request, &vm, queue, Submission { ops, fails_at, waits: &syncs.waits })?;
+    let submission = Submission { ops, fails_at, waits: &syncs.waits };
+    let done = with_room(&vm, queue, || submit(request, &vm, queue, &submission))?;
     syncs.install(&done);
     Ok(())
 }
@@ -198,40 +197,79 @@ fn submit(
     request: &XeRequest<'_, '_>,
     vm: &Vm,
     queue: &BindQueue,
-    submission: Submission<'_>,
+    submission: &Submission<'_>,
 ) -> Result<Fence, Error> {
-    let Submission { ops, fails_at, waits } = submission;
+    let &Submission { ref ops, fails_at, waits } = submission;
     let interrupt = request.call.interrupt();
     let mut guard = vm.lock()?;
     let ties = ops.iter().map(|op| tie(vm.gpu_vm(), op)).collect::<Result<Vec<_>, _>>()?;
     let (mut exec, ()) = Exec::run(Duplicates::Allow, interrupt, |exec| {
-        lock(vm, &guard, &ops, &ties, exec)?;
-        put_in_place(request, vm, &guard, &ops, exec)
+        lock(vm, &guard, ops, &ties, exec)?;
+        put_in_place(request, vm, &guard, ops, exec)
     })?;
     Failpoint::Locked.pass(fails_at)?;
     let mut batch = guard.batch();
-    record(&mut batch, &ops, &ties)?;
+    record(&mut batch, ops, &ties)?;
     Failpoint::Recorded.pass(fails_at)?;
     let must_wait = waits.iter().any(|fence| !fence.is_signalled());
-    if must_wait && tables::entries(batch.steps()) > MAX_WAITING_ENTRIES {
-        return Err(Error::refused(Errno::NOBUFS, "a bind that is too large to wait"));
+    let mut entries = 0;
+    let others_wait = !vm.pending().is_empty();
+    if must_wait || others_wait {
+        entries = tables::entries(batch.steps());
+        if !vm.pending().has_room(entries) {
+            return Err(Error::refused(Errno::NOBUFS, "more page-table work than may wait"));
+        }
     }
     let nodes = vm.reserve_nodes(batch.steps())?;
     Failpoint::Reserved.pass(fails_at)?;
     let armed = queue.arm()?;
     let steps = batch.commit();
-    let places = vm.footprints(&steps);
-    let mut waits = waits.to_vec();
+    let place = Place::new(&vm.footprints(&steps), entries);
     // The VM is locked for changes, so the order of the calls is that of this list.
-    waits.extend(vm.pending().before(&places));
+    let mut waits = waits.to_vec();
+    waits.extend(vm.pending().add(place, armed.fence(), queue));
     guard.locked().add_fence(&mut exec, armed.fence(), Usage::Bookkeep, Usage::Bookkeep);
-    let done = armed.push(Some(BindJob::new(vm, steps, nodes)), waits);
-    vm.pending().add(&places, &done);
     drop(exec);
     drop(guard);
-    // If a worker happened to be in the middle of this queue, it runs what is ready before the call returns.
-    queue.catch_up();
+    // The page-table work takes none of these locks: others may bind and submit meanwhile.
+    let done = armed.push(Some(BindJob::new(vm, steps, nodes)), waits);
+    if !must_wait {
+        carry_out_what_is_ready(vm, queue, &done);
+    }
     Ok(done)
+}
+
+/// Does something that may find too much waiting already. What only waits for a thread to carry it out is no reason to
+/// refuse: it is carried out, and then there may be room.
+fn with_room<T>(vm: &Vm, queue: &BindQueue, attempt: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    match attempt() {
+        Err(error) if error.errno() == Errno::NOBUFS => {}
+        outcome => return outcome,
+    }
+    let (queues, _) = vm.pending().queues();
+    for (queue, latest) in queues {
+        queue.catch_up_to(&latest);
+    }
+    queue.catch_up_to(&queue.latest());
+    attempt()
+}
+
+/// A bind that waits for no fence is in effect when the call returns. It may come after one of another call: in the same
+/// queue, or in another where they meet. If that has begun, or could, it is carried out first.
+fn carry_out_what_is_ready(vm: &Vm, queue: &BindQueue, done: &Fence) {
+    queue.catch_up_to(done);
+    let mut before = usize::MAX;
+    while !done.is_signalled() {
+        let (queues, waiting) = vm.pending().queues();
+        if waiting >= before {
+            // The rest waits for fences.
+            return;
+        }
+        before = waiting;
+        for (queue, latest) in queues {
+            queue.catch_up_to(&latest);
+        }
+    }
 }
 
 /// Locks the reservations of what the operations concern: what is mapped in their ranges, and what is going to be.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lapidary::fence::Signaller;
+use lapidary::fence::{Fence, Signaller};
 use lapidary::gpuvm::StepList;
 use lapidary::sched::{Armed, Backend, Priority, Queue, QueueConfig, Scheduler};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
@@ -60,7 +60,8 @@ impl Backend for BindBackend {
     }
 }
 
-/// A queue of binds.
+/// A queue of binds. Clones are handles to the same one.
+#[derive(Clone)]
 pub(super) struct BindQueue {
     queue: Queue<BindBackend>,
 }
@@ -76,7 +77,12 @@ impl BindQueue {
         Self { queue: scheduler.queue(config) }
     }
 
-    /// Takes the next place in the queue.
+    /// Whether both are the same queue.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.queue.context() == other.queue.context()
+    }
+
+    /// Takes the next place in the queue. Who holds it may not wait for anything before it is filled.
     ///
     /// # Errors
     /// `ENOBUFS` when too many binds wait.
@@ -84,9 +90,14 @@ impl BindQueue {
         Ok(self.queue.arm()?)
     }
 
-    /// Runs what is ready, and waits for a worker that is in the middle of a bind. Must not be called with a lock held that a
-    /// bind takes, nor from a fence's callback.
-    pub(super) fn catch_up(&self) {
-        self.queue.catch_up();
+    /// The end of the latest bind that has a place in the queue.
+    pub(super) fn latest(&self) -> Fence {
+        self.queue.last_fence()
+    }
+
+    /// Runs what is ready up to `bind`, and waits for whoever is in the middle of one, or about to hand one in. Must not be called
+    /// with a lock held that a bind takes, nor with a place in this queue, nor from a fence's callback.
+    pub(super) fn catch_up_to(&self, bind: &Fence) {
+        self.queue.catch_up_to(bind);
     }
 }

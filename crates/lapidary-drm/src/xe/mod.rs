@@ -7,7 +7,7 @@
 //! | `query` | DEVICE_QUERY |
 //! | `gem`, `object` | buffers: making them, where their bytes are |
 //! | `client_pages`, `notifier` | client memory on the GPU (userptr), and who is told before it changes |
-//! | `vm`, `bind_args`, `bind`, `bind_queue`, `tables` | address spaces and VM_BIND, from arguments to page tables |
+//! | `vm`, `bind_args`, `bind`, `bind_queue`, `pending_binds`, `tables` | address spaces and VM_BIND, from arguments to page tables |
 //! | `exec_queue`, `engine_queue`, `exec` | queues and EXEC |
 //! | `page_faults` | accesses without a translation: resolved, or kept on record |
 //! | `sync`, `user_fence` | what calls wait for, and who learns of their end |
@@ -38,6 +38,7 @@ mod notifier;
 mod object;
 mod page_faults;
 mod pat;
+mod pending_binds;
 mod profile;
 mod query;
 mod stats;

@@ -174,7 +174,7 @@ impl Vm {
         if fault.access.writes() && mapping.as_ref().tag.read_only {
             return Err(Unresolved::Never("the mapping is read-only"));
         }
-        if let Some(bind) = self.end_of_pending(mapping.as_ref().range) {
+        if let Some(bind) = self.pending().end_of(mapping.as_ref().range) {
             return Err(Unresolved::After(bind));
         }
         match fault.kind {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lapidary::exec::Exec;
-use lapidary::fence::{self, Fence, Interrupt};
+use lapidary::fence::{self, Interrupt};
 use lapidary::gpuvm::{
     GpuVm, Locked, MappingRef, ObjectId, StepList, Steps, VaRange, VmBo, VmBoList, VmConfig, VmGuard,
     VmSharedGuard, VmTypes,
@@ -38,6 +38,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::bind_queue::BindQueue;
 use super::object::Object;
 use super::page_faults::FaultRecords;
+use super::pending_binds::PendingBinds;
 use super::profile::VA_BITS;
 use super::stats::Counters;
 use super::tables::Footprint;
@@ -137,42 +138,6 @@ impl VmTypes for XeTypes {
 
     fn teardown(space: &Space) -> impl Steps<Self> {
         tables::Teardown { space: Arc::clone(&space.tables) }
-    }
-}
-
-/// Binds of any queue whose page-table work may not be done yet, and where.
-///
-/// What is on record is in the order of the calls, whatever queue they named; page tables must follow in that order where
-/// ranges overlap. A bind also comes after one that is to make a table which both need, as programs may rely on. Binds
-/// elsewhere don't wait for each other.
-#[derive(Default)]
-pub(super) struct PendingBinds(Vec<(Footprint, Fence)>);
-
-impl PendingBinds {
-    /// Whether page-table work on `range` is still to be done.
-    fn touches(&self, range: VaRange) -> bool {
-        self.0.iter().any(|(at, done)| at.range.overlaps(range) && !done.is_signalled())
-    }
-
-    /// The end of all such work on `range`, if any is still to be done.
-    fn end_of(&self, range: VaRange) -> Option<Fence> {
-        let here = self.0.iter().filter(|(at, done)| at.range.overlaps(range) && !done.is_signalled());
-        let here: Vec<Fence> = here.map(|(_, done)| done.clone()).collect();
-        (!here.is_empty()).then(|| fence::merge(here))
-    }
-
-    /// What work at `places` must come after.
-    pub(super) fn before(&mut self, places: &[Footprint]) -> Vec<Fence> {
-        self.0.retain(|(_, done)| !done.is_signalled());
-        let meets = |at: &Footprint| places.iter().any(|other| other.reach.overlaps(at.reach));
-        self.0.iter().filter(|(at, _)| meets(at)).map(|(_, done)| done.clone()).collect()
-    }
-
-    /// Adds work at `places`.
-    pub(super) fn add(&mut self, places: &[Footprint], done: &Fence) {
-        if !done.is_signalled() {
-            self.0.extend(places.iter().map(|at| (*at, done.clone())));
-        }
     }
 }
 
@@ -288,14 +253,9 @@ impl Vm {
         }
     }
 
-    /// Binds whose page-table work may not be done yet.
+    /// Binds whose page-table work may not be done yet. A leaf lock.
     pub(super) fn pending(&self) -> MutexGuard<'_, PendingBinds> {
         self.pending.lock()
-    }
-
-    /// The end of all page-table work on `range` that is on record and still to be done, if there is any. The VM is locked.
-    pub(super) fn end_of_pending(&self, range: VaRange) -> Option<Fence> {
-        self.pending().end_of(range)
     }
 
     /// Where `steps` will edit page tables.

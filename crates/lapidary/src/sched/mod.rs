@@ -29,7 +29,7 @@
 //!
 //! The thread that pushes it, before [`Armed::push`] returns, if it is ready then and nobody runs jobs of this queue at the
 //! moment. So a bind whose dependencies are satisfied is in effect when the call returns; where a worker may be at an earlier
-//! one, [`Queue::catch_up`] makes sure. Everything else runs on the scheduler's workers, higher priorities first. Both ways the backend runs in a
+//! one, [`Queue::catch_up`] makes sure, or [`Queue::catch_up_to`] where several threads arm and push. Everything else runs on the scheduler's workers, higher priorities first. Both ways the backend runs in a
 //! [signalling section](crate::fence::signalling()): it may not take reservations, nor wait for fences.
 //!
 //! # Time, and resets

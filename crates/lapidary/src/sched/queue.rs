@@ -46,7 +46,7 @@ pub(super) struct Inner<B: Backend> {
     timeline: Timeline,
     config: QueueConfig,
     state: Mutex<State<B::Work>>,
-    /// Wakes those who wait for the runner to come to an end.
+    /// Wakes those who wait for the runner to come to an end, or for the first job to be pushed.
     rested: Condvar,
 }
 
@@ -184,6 +184,7 @@ impl<B: Backend> Queue<B> {
             state.killed = Some(error);
             (std::mem::take(&mut state.entries), state.in_flight.clone())
         };
+        self.0.rested.notify_all();
         let mut failing = Vec::with_capacity(entries.len());
         for Entry { done, stage } in entries {
             failing.push(done);
@@ -234,6 +235,29 @@ impl<B: Backend> Queue<B> {
     /// How the job that was handed over last has failed, if it has ended and did.
     pub fn last_error(&self) -> Option<FenceError> {
         self.0.state.lock().in_flight.as_ref()?.status()?.err()
+    }
+
+    /// [`catch_up`](Self::catch_up), which also waits for whoever has armed a job before `job`, of this queue, and is about to
+    /// push it: for queues whose users push soon after they arm. The caller may not be such a user.
+    ///
+    /// # Panics
+    /// In debug builds, in a [signalling section](crate::fence::signalling()).
+    #[track_caller]
+    pub fn catch_up_to(&self, job: &Fence) {
+        fence::assert_may_block("catching up with a queue");
+        let mut state = self.0.state.lock();
+        loop {
+            let elsewhere = state.runner.is_some_and(|runner| runner != thread::current().id());
+            if elsewhere || state.is_armed_before(job.seqno()) {
+                self.0.rested.wait(&mut state);
+                continue;
+            }
+            drop(self.0.drain(state, usize::MAX));
+            state = self.0.state.lock();
+            if !state.is_armed_before(job.seqno()) {
+                return;
+            }
+        }
     }
 
     /// Why the queue takes no more jobs, if it does not.
@@ -459,6 +483,12 @@ impl<B: Backend> Inner<B> {
 }
 
 impl<W> State<W> {
+    /// Whether the next job is none after `job`, and somebody is still to push it.
+    fn is_armed_before(&self, job: Seqno) -> bool {
+        let first = self.entries.front();
+        first.is_some_and(|first| matches!(first.stage, Stage::Armed) && first.done.fence().seqno() <= job)
+    }
+
     /// Takes the first job out if its turn has come, or what is to be done to that end. `None` if there is nothing to do until
     /// something happens.
     fn next_step(&mut self) -> Option<Step<W>> {

@@ -264,6 +264,87 @@ fn a_bind_that_is_too_large_to_wait_is_refused_whole() {
 }
 
 #[test]
+fn binds_that_wait_share_a_pool_and_more_are_refused_until_there_is_room() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let (vm, (buffer, _)) = (rig.vm, rig.buffer(VRAM, 2 * MIB));
+    let (gate, busy) = rig.busy();
+    // Not aligned to large pages: each takes 512 entries.
+    let op = |n: u64| map(buffer, 0, BASE + CHUNK + n * 2 * MIB, 2 * MIB);
+    let mut taken = 0;
+    let refused = loop {
+        match rig.client.bind(vm, &[op(taken)], &[after(busy)]) {
+            Ok(()) => taken += 1,
+            Err(errno) => break errno,
+        }
+    };
+    assert_eq!(refused, Errno::NOBUFS);
+    assert!((256..512).contains(&taken), "{taken}");
+    // What has no fence of its own to wait for waits in the same queue.
+    assert_eq!(rig.client.bind(vm, &[op(taken)], &[]), Err(Errno::NOBUFS));
+    rig.open(gate);
+    rig.client.wait(busy);
+    rig.client.bind(vm, &[op(taken)], &[]).unwrap();
+    assert!((0..=taken).all(|n| rig.client.translate(vm, BASE + CHUNK + n * 2 * MIB).is_some()));
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
+fn binds_of_several_threads_and_queues_are_each_in_effect_when_their_call_returns() {
+    const THREADS: u64 = 3;
+    const ROUNDS: u64 = 300;
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let (vm, (buffer, _)) = (rig.vm, rig.buffer(VRAM, MIB));
+    // Two share a queue; all share tables.
+    let bind_queue = rig.client.queue(vm, uapi::engine_class::VM_BIND);
+    let mut clients: Vec<_> = (0..THREADS).map(|_| rig.client.beside(&bench)).collect();
+    std::thread::scope(|scope| {
+        for (thread, client) in (0..).zip(&mut clients) {
+            scope.spawn(move || {
+                let queue = if thread == 0 { 0 } else { bind_queue };
+                for round in 0..ROUNDS {
+                    let at = BASE + (round * THREADS + thread) * CHUNK;
+                    client.bind_on(queue, vm, &[map(buffer, 0, at, CHUNK)], &[]).unwrap();
+                    assert!(client.translate(vm, at).is_some(), "thread {thread}, round {round}");
+                    if round % 2 == 1 {
+                        client.bind_on(queue, vm, &[unmap(at, CHUNK)], &[]).unwrap();
+                        assert_eq!(client.translate(vm, at), None, "thread {thread}, round {round}");
+                    }
+                }
+            });
+        }
+    });
+    drop((clients, rig));
+    bench.assert_clean();
+}
+
+#[test]
+fn a_bind_is_in_effect_on_return_though_it_comes_after_others_that_have_just_become_ready() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let (vm, (buffer, _)) = (rig.vm, rig.buffer(VRAM, MIB));
+    let queues = [(); 3].map(|()| rig.client.queue(vm, uapi::engine_class::VM_BIND));
+    for round in 0..50 {
+        let at = BASE + round * MIB;
+        let (gate, busy) = rig.busy();
+        // Each comes after the one before it, in another queue.
+        rig.client.bind_on(queues[0], vm, &[map(buffer, 0, at, CHUNK)], &[after(busy)]).unwrap();
+        rig.client.bind_on(queues[1], vm, &[map(buffer, CHUNK, at, 2 * CHUNK)], &[]).unwrap();
+        rig.client.bind_on(queues[0], vm, &[unmap(at, CHUNK)], &[]).unwrap();
+        assert_eq!(rig.client.translate(vm, at + CHUNK), None);
+        rig.open(gate);
+        rig.client.wait(busy);
+        rig.client.bind_on(queues[2], vm, &[map_null(at, CHUNK)], &[]).unwrap();
+        assert_eq!(rig.client.translate(vm, at), Some(Target::Null), "round {round}");
+        assert!(rig.client.translate(vm, at + CHUNK).is_some(), "round {round}");
+    }
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
 fn an_empty_bind_waits_for_what_it_is_told_and_later_ones_for_it() {
     let bench = bench();
     let mut rig = Rig::new(&bench);

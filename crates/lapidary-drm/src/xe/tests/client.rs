@@ -109,6 +109,12 @@ impl Client {
         Self { test, file, device: bench.device.clone(), id }
     }
 
+    /// Another thread or process with the same open file.
+    pub(super) fn beside(&self, bench: &Bench) -> Self {
+        let (test, file) = (bench.client.beside(), Arc::clone(&self.file));
+        Self { test, file, device: bench.device.clone(), id: self.id }
+    }
+
     pub(super) fn xe<T: Pod>(&mut self, number: u8, args: T) -> Result<T, Errno> {
         run(&mut self.test, &*self.file, number, args)
     }
