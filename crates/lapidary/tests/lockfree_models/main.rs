@@ -18,6 +18,10 @@ mod sync;
 mod watch;
 
 /// Runs `model` in every order with at most `preemptions` of threads that could have gone on.
+///
+/// `loom` leaves out orders that it takes for the same as others, and can be wrong about a load before other threads' loads
+/// of the same place. So the model's first thread writes, and others, which run after it unless they are preferred, read:
+/// what they read may be older than what is there.
 fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
