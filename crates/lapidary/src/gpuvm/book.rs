@@ -58,9 +58,6 @@ impl<G> Chained for Record<G> {
 struct Slot<T: VmTypes> {
     /// Held while there are mappings, and after that until the slot has left `idle`.
     held: Option<VmBo<T>>,
-    /// The first of the object's mappings, and how many there are.
-    head: u32,
-    count: u32,
     /// Where in `external` the slot is listed.
     external_at: u32,
     /// The next slot that is idle or free.
@@ -184,18 +181,24 @@ impl<T: VmTypes> Book<T> {
 
     /// The mappings of an object, newest first.
     pub(super) fn mappings_of(&self, vm_bo: &VmBo<T>) -> MappingsOf<'_, T> {
-        let next = self.slot_of(vm_bo).map_or(NONE, |slot| slot.head);
+        let next = if self.knows(vm_bo) { vm_bo.head() } else { NONE };
         MappingsOf { book: self, next }
     }
 
     /// How many mappings an object has.
     pub(super) fn count_of(&self, vm_bo: &VmBo<T>) -> usize {
-        self.slot_of(vm_bo).map_or(0, |slot| slot.count as usize)
+        let mut next = if self.knows(vm_bo) { vm_bo.head() } else { NONE };
+        let mut count = 0;
+        while next != NONE {
+            next = self.store.records.get(next).next;
+            count += 1;
+        }
+        count
     }
 
-    fn slot_of(&self, vm_bo: &VmBo<T>) -> Option<&Slot<T>> {
-        let slot = self.slots.get(vm_bo.slot() as usize)?;
-        vm_bo.is(&self.known[vm_bo.slot() as usize].tie).then_some(slot)
+    /// Whether the tie is of this book: one of before the end of an address space is not.
+    fn knows(&self, vm_bo: &VmBo<T>) -> bool {
+        self.known.get(vm_bo.slot() as usize).is_some_and(|known| vm_bo.is(&known.tie))
     }
 
     /// Mapped objects with a reservation of their own.
@@ -532,7 +535,7 @@ impl<T: VmTypes> Book<T> {
     /// Forgets a tie that is gone.
     pub(super) fn untie(&mut self, index: u32) {
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
-        debug_assert!(slot.count == 0 && slot.held.is_none());
+        debug_assert!(slot.held.is_none());
         let known = &mut self.known[index as usize];
         let Some(object) = known.object.take() else { return };
         known.tie = Weak::new();
@@ -555,7 +558,7 @@ impl<T: VmTypes> Book<T> {
             let slot = &mut self.slots[self.idle as usize];
             self.idle = slot.chain;
             slot.idle = false;
-            if slot.count == 0 {
+            if slot.held.as_ref().is_some_and(|held| held.head() == NONE) {
                 out[taken] = slot.held.take();
                 taken += 1;
             }
@@ -609,9 +612,6 @@ impl<T: VmTypes> Book<T> {
 
     fn check_slot(&self, index: usize, count: u32) -> Result<(), &'static str> {
         let slot = &self.slots[index];
-        if slot.count != count {
-            return Err("an object's count is not the number of its mappings");
-        }
         if slot.held.is_some() != (count > 0 || slot.idle) {
             return Err("an object is held without a mapping, or the other way round");
         }
@@ -620,7 +620,8 @@ impl<T: VmTypes> Book<T> {
         if listed != external || (slot.external_at != NONE) != external {
             return Err("an external object is not listed, or another is");
         }
-        let (mut at, mut before, mut listed) = (slot.head, NONE, 0);
+        let head = slot.held.as_ref().map_or(NONE, VmBo::head);
+        let (mut at, mut before, mut listed) = (head, NONE, 0);
         while at != NONE {
             let record = self.store.records.get(at);
             if record.prev != before || listed == count {
@@ -635,7 +636,7 @@ impl<T: VmTypes> Book<T> {
 
 impl<T: VmTypes> Slot<T> {
     fn free(chain: u32) -> Self {
-        Slot { held: None, head: NONE, count: 0, external_at: NONE, chain, idle: false }
+        Slot { held: None, external_at: NONE, chain, idle: false }
     }
 }
 

@@ -18,9 +18,10 @@
 use core::fmt;
 
 use super::error::VmError;
+use super::store::NONE;
 use super::vm::{GpuVm, VmInner};
 use super::{ObjectId, VmTypes};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, Weak};
 
 /// An object as one address space knows it. Cheap to clone. See the module.
@@ -31,6 +32,9 @@ pub(super) struct VmBoInner<T: VmTypes> {
     object: T::Object,
     vm: Weak<VmInner<T>>,
     slot: u32,
+    /// The first of the object's mappings in the address space's book, or `NONE`. The book's, whose lock orders it; here,
+    /// since every request that names the object comes by.
+    head: AtomicU32,
     external: bool,
     evicted: AtomicBool,
     /// Whether the address space's list of evicted objects has it, evicted or not.
@@ -53,6 +57,7 @@ impl<T: VmTypes> VmBo<T> {
             object: held,
             vm,
             slot,
+            head: AtomicU32::new(NONE),
             external,
             evicted: AtomicBool::new(false),
             listed: AtomicBool::new(false),
@@ -75,6 +80,18 @@ impl<T: VmTypes> VmBo<T> {
     #[inline]
     pub(super) fn slot(&self) -> u32 {
         self.0.slot
+    }
+
+    /// The first of the object's mappings, or `NONE`. The book is locked.
+    #[inline]
+    pub(super) fn head(&self) -> u32 {
+        self.0.head.load(Ordering::Relaxed)
+    }
+
+    /// Sets the first of the object's mappings. The book is locked for writing.
+    #[inline]
+    pub(super) fn set_head(&self, head: u32) {
+        self.0.head.store(head, Ordering::Relaxed);
     }
 
     #[inline]

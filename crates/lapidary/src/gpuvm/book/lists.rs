@@ -19,15 +19,15 @@ impl<T: VmTypes> Lists<'_, T> {
     #[inline]
     pub(super) fn insert(&mut self, start: u64, request: MappingRef<'_, T>) -> u32 {
         let (slot, offset) = match request.backing {
-            BackingRef::Object { vm_bo, offset } => {
-                self.hold(vm_bo);
-                (vm_bo.slot(), offset)
-            }
+            BackingRef::Object { vm_bo, offset } => (vm_bo.slot(), offset),
             BackingRef::Null => (NULL, 0),
             BackingRef::Host { addr } => (HOST, addr),
         };
         let id = self.records.put(Record { start, offset, slot, prev: NONE, next: NONE, tag: request.tag });
-        self.link(id, slot);
+        if let Some(vm_bo) = request.vm_bo() {
+            self.hold(vm_bo);
+            link(self.records, vm_bo, id);
+        }
         id
     }
 
@@ -35,7 +35,9 @@ impl<T: VmTypes> Lists<'_, T> {
     pub(super) fn duplicate(&mut self, id: u32) -> u32 {
         let record = *self.records.get(id);
         let twin = self.records.put(Record { prev: NONE, next: NONE, ..record });
-        self.link(twin, record.slot);
+        if record.slot < HOST {
+            link(self.records, held(self.slots, record.slot), twin);
+        }
         twin
     }
 
@@ -64,29 +66,17 @@ impl<T: VmTypes> Lists<'_, T> {
     /// Holds an object that gets its first mapping.
     #[inline]
     fn hold(&mut self, vm_bo: &VmBo<T>) {
+        if vm_bo.head() != NONE {
+            return;
+        }
         let index = vm_bo.slot();
         let slot = &mut self.slots[index as usize];
         if slot.held.is_none() {
             slot.held = Some(vm_bo.clone());
         }
-        if slot.external_at == NONE && vm_bo.is_external() {
+        if vm_bo.is_external() {
             slot.external_at = self.external.len() as u32;
             self.external.push(index);
-        }
-    }
-
-    #[inline]
-    fn link(&mut self, id: u32, slot: u32) {
-        if slot >= HOST {
-            return;
-        }
-        let slot = &mut self.slots[slot as usize];
-        let after = slot.head;
-        slot.head = id;
-        slot.count += 1;
-        self.records.get_mut(id).next = after;
-        if after != NONE {
-            self.records.get_mut(after).prev = id;
         }
     }
 
@@ -96,17 +86,15 @@ impl<T: VmTypes> Lists<'_, T> {
         if index >= HOST {
             return;
         }
-        let slot = &mut self.slots[index as usize];
-        if prev == NONE {
-            slot.head = next;
-        } else {
-            self.records.get_mut(prev).next = next;
-        }
         if next != NONE {
             self.records.get_mut(next).prev = prev;
         }
-        slot.count -= 1;
-        if slot.count == 0 {
+        if prev != NONE {
+            self.records.get_mut(prev).next = next;
+            return;
+        }
+        held(self.slots, index).set_head(next);
+        if next == NONE {
             self.let_go(index);
         }
     }
@@ -129,4 +117,21 @@ impl<T: VmTypes> Lists<'_, T> {
             self.slots[*moved as usize].external_at = at;
         }
     }
+}
+
+/// Puts a record at the head of its object's list.
+#[inline]
+fn link<G>(records: &mut Arena<Record<G>>, vm_bo: &VmBo<impl VmTypes<Tag = G>>, id: u32) {
+    let after = vm_bo.head();
+    vm_bo.set_head(id);
+    records.get_mut(id).next = after;
+    if after != NONE {
+        records.get_mut(after).prev = id;
+    }
+}
+
+/// The object of a slot, which has mappings.
+#[inline]
+fn held<T: VmTypes>(slots: &[Slot<T>], index: u32) -> &VmBo<T> {
+    slots[index as usize].held.as_ref().expect("a mapped object is held")
 }
