@@ -178,8 +178,10 @@ fn bench_map(select: &Selection, count: u32, random: bool, samples: usize) {
     for _ in 0..=samples {
         let fixture = Fixture::new(objects);
         report.time(&name, ops.len(), || fixture.apply(&ops));
-        let bytes = fixture.vm.read().bytes() as f64 / f64::from(count);
-        report.remark(&name, format!("sum={:016x} bytes={bytes:.1}", fixture.sum()));
+        let each = |bytes: usize| bytes as f64 / f64::from(count);
+        let (mappings, all) = (fixture.vm.read().mapping_bytes(), fixture.vm.read().bytes());
+        let bytes = format!("bytes={:.1} with_objects={:.1}", each(mappings), each(all));
+        report.remark(&name, format!("sum={:016x} {bytes}", fixture.sum()));
         report.time(&teardown, ops.len(), || fixture.vm.close());
     }
     report.print();
@@ -247,34 +249,36 @@ fn bench_lookup(select: &Selection, count: u32, random: bool, samples: usize) {
         ..=100_000 => 400_000,
         _ => 1_000_000,
     };
-    let keys: Vec<(Op, u64)> = (0..lookups)
+    // A place in a mapping each, and the mapping's own range.
+    let (keys, ranges): (Vec<u64>, Vec<(u64, u64)>) = (0..lookups)
         .map(|_| {
             let op = ops[rng.below(u64::from(count)) as usize];
-            (op, op.addr + rng.below(op.len / PAGE) * PAGE)
+            (op.addr + rng.below(op.len / PAGE) * PAGE, (op.addr, op.len))
         })
-        .collect();
+        .unzip();
     let read = fixture.vm.read();
     let page = |at: u64| VaRange::new(Va::new(at), PAGE).unwrap();
     for _ in 0..=samples {
         let hits = report.time(&name, keys.len(), || {
             keys.iter()
-                .map(|key| read.find_first(page(key.1)).unwrap().start().raw())
+                .map(|key| read.find_first(page(*key)).unwrap().start().raw())
                 .fold(0, u64::wrapping_add)
         });
         black_box(hits);
-        let exact = |op: &Op| read.find(VaRange::new(Va::new(op.addr), op.len).unwrap()).unwrap().tag;
-        let hits = report.time(&exact_name, keys.len(), || {
-            keys.iter().map(|key| exact(&key.0)).fold(0, u32::wrapping_add)
+        let exact =
+            |(addr, len): (u64, u64)| read.find(VaRange::new(Va::new(addr), len).unwrap()).unwrap().tag;
+        let hits = report.time(&exact_name, ranges.len(), || {
+            ranges.iter().map(|range| exact(*range)).fold(0, u32::wrapping_add)
         });
         black_box(hits);
         let zero = black_box(0u64);
         let last = report.time(&dep_name, keys.len(), || {
-            keys.iter().fold(0, |dep, key| read.find_first(page(key.1 + dep)).unwrap().start().raw() & zero)
+            keys.iter().fold(0, |dep, key| read.find_first(page(key + dep)).unwrap().start().raw() & zero)
         });
         black_box(last);
         // Above the highest mapping.
         let misses = report.time(&miss_name, keys.len(), || {
-            keys.iter().filter(|key| read.find_first(page(key.1 | 1 << 47)).is_none()).count()
+            keys.iter().filter(|key| read.find_first(page(**key | 1 << 47)).is_none()).count()
         });
         assert_eq!(misses, keys.len());
         let walked = report.time(&walk_name, ops.len(), || {

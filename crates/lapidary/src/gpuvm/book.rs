@@ -138,6 +138,11 @@ impl<T: VmTypes> Book<T> {
         self.store.tree.len()
     }
 
+    /// Bytes of memory held for mappings.
+    pub(super) fn mapping_bytes(&self) -> usize {
+        self.store.bytes()
+    }
+
     /// Bytes of memory held for mappings and objects.
     pub(super) fn bytes(&self) -> usize {
         let objects = self.by_object.capacity() * (size_of::<(ObjectId, u32)>() + 1);

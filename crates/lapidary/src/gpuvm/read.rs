@@ -34,9 +34,14 @@ impl<'a, T: VmTypes> VmRead<'a, T> {
         self.book.len() == 0
     }
 
-    /// Bytes of memory that tracking the mappings takes, room for more included.
+    /// Bytes of memory that tracking mappings and objects takes, room for more included.
     pub fn bytes(&self) -> usize {
         self.book.bytes()
+    }
+
+    /// The part of [`bytes`](Self::bytes) that is the mappings': index, records and the objects' lists of them.
+    pub fn mapping_bytes(&self) -> usize {
+        self.book.mapping_bytes()
     }
 
     /// The mapping that contains `va`.

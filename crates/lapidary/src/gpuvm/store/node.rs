@@ -89,10 +89,10 @@ impl Leaf {
         self.seek(at)
     }
 
-    /// Where the last entry ends; `u64::MAX` while there is none.
+    /// Where the last entry ends. There is one.
     #[inline]
     pub(super) fn end(&self) -> u64 {
-        self.ends[self.len().wrapping_sub(1) & (LEAF - 1)]
+        self.ends[(self.len() - 1) & (LEAF - 1)]
     }
 
     #[inline]

@@ -42,6 +42,8 @@ pub struct Tree {
     depth: u32,
     first: u32,
     last: u32,
+    /// Where the last entry ends, or more in the midst of a change; 0 while there is none.
+    end: u64,
     len: usize,
 }
 
@@ -55,6 +57,7 @@ impl Tree {
             depth: 0,
             first: NONE,
             last: NONE,
+            end: 0,
             len: 0,
         }
     }
@@ -199,7 +202,7 @@ impl Tree {
     /// Whether no entry ends behind `at`.
     #[inline]
     fn is_behind_all(&self, at: u64) -> bool {
-        self.last == NONE || self.leaves.get(self.last).end() <= at
+        self.end <= at
     }
 
     #[inline]
@@ -259,13 +262,18 @@ impl Tree {
         leaf.splice(pos, removed, new);
         let len = leaf.len();
         self.len = self.len + new.len() - removed;
-        if let Some(last) = new.last()
-            && pos + new.len() == len
+        let at_end = pos + new.len() == len;
+        let last = place.path.leaf == self.last;
+        if let Some(new) = new.last()
+            && at_end
         {
-            self.raise_separator(&place.path, last.end);
+            self.raise_separator(&place.path, new.end);
         }
         if len <= LEAF_LOW && removed > new.len() {
             self.settle_leaf(&place.path);
+        }
+        if at_end && last {
+            self.find_end();
         }
     }
 
@@ -281,6 +289,11 @@ impl Tree {
         self.first = self.root;
         self.last = self.root;
         self.depth = 0;
+        self.find_end();
+    }
+
+    fn find_end(&mut self) {
+        self.end = if self.len == 0 { 0 } else { self.leaves.get(self.last).end() };
     }
 
     /// A splice that reaches over several leaves or needs a split.
@@ -307,6 +320,7 @@ impl Tree {
                 self.settle_leaf(&path);
             }
         }
+        self.find_end();
     }
 
     /// Removes `count` entries from the leaves after the one `at` leads to. Returns an address that leads to the
@@ -340,6 +354,7 @@ impl Tree {
         leaf.splice(pos, 0, &[entry]);
         let at_end = pos + 1 == leaf.len();
         self.len += 1;
+        self.end = self.end.max(entry.end);
         if at_end {
             self.raise_separator(&path, entry.end);
         }
@@ -594,7 +609,8 @@ impl Tree {
     /// Checks every invariant; the error names the first that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.root == NONE {
-            let clean = self.len == 0 && self.depth == 0 && self.first == NONE && self.last == NONE;
+            let clean =
+                self.len == 0 && self.depth == 0 && self.first == NONE && self.last == NONE && self.end == 0;
             let nodes = self.leaves.live() + self.inners.live();
             return if clean && nodes == 0 { Ok(()) } else { Err("an empty tree holds nodes") };
         }
@@ -608,6 +624,9 @@ impl Tree {
         }
         if self.leaves.get(seen.leaf).next != NONE || self.last != seen.leaf {
             return Err("the last leaf has a next one, or is not known");
+        }
+        if self.end != seen.end {
+            return Err("the last entry ends elsewhere");
         }
         Ok(())
     }
