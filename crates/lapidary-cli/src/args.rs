@@ -64,6 +64,12 @@ pub(crate) struct DeviceArgs {
     /// Check every hit of a translation cache against the page tables: a stale one is a failure of the device. Slower.
     #[arg(long)]
     pub(crate) check_tlb: bool,
+    /// Most mappings that one address space may have; a client that wants more gets an error.
+    #[arg(long, value_name = "COUNT", default_value_t = 1 << 30)]
+    pub(crate) max_mappings: u32,
+    /// How much of this machine's memory the device may use for page tables and mappings of one client.
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_memory)]
+    pub(crate) client_memory: u64,
 }
 
 /// The GPUs that the device can show.
@@ -81,7 +87,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// Use the device that `lapidary serve` keeps in this folder instead of a new one.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gpu", "vram", "job_timeout", "check_tlb", "report"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["gpu", "vram", "job_timeout", "check_tlb", "max_mappings",
+        "client_memory", "report"])]
     pub(crate) connect: Option<PathBuf>,
     /// Also write the report as JSON.
     #[arg(long, value_name = "FILE")]
@@ -120,14 +127,26 @@ impl DeviceArgs {
             vram_size: self.vram.or(default_vram).unwrap_or(DEFAULT_VRAM),
             job_timeout: self.job_timeout,
             check_tlb: self.check_tlb,
+            max_mappings: self.max_mappings,
+            client_memory: self.client_memory,
         }
     }
 }
 
-/// Reads a size such as `64M`, `8G`, `8GiB` or a number of bytes.
+/// Reads the size of the VRAM.
 fn parse_size(text: &str) -> Result<u64, String> {
     const SMALLEST: u64 = 16 << 20;
     const LARGEST: u64 = 1 << 40;
+    let size = parse_memory(text)?;
+    if !(SMALLEST..=LARGEST).contains(&size) {
+        return Err("must lie between 16M and 1T".to_owned());
+    }
+    // The buddy allocator and the interface's alignment both want whole 64 KiB pages.
+    Ok(size.next_multiple_of(64 << 10))
+}
+
+/// Reads a size such as `64M`, `8G`, `8GiB` or a number of bytes.
+fn parse_memory(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 0,
@@ -138,12 +157,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
         unit => return Err(format!("unknown unit '{unit}': use K, M, G or T")),
     };
     let number: u64 = digits.parse().map_err(|_| "expected a number such as 512M or 8G".to_owned())?;
-    let size = number.checked_mul(1 << shift).ok_or("too large")?;
-    if !(SMALLEST..=LARGEST).contains(&size) {
-        return Err("must lie between 16M and 1T".to_owned());
-    }
-    // The buddy allocator and the interface's alignment both want whole 64 KiB pages.
-    Ok(size.next_multiple_of(64 << 10))
+    Ok(number.checked_mul(1 << shift).ok_or("too large")?)
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

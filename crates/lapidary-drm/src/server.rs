@@ -32,6 +32,11 @@ pub struct DeviceConfig {
     pub job_timeout: Duration,
     /// Whether every hit of a translation cache is checked against the page tables.
     pub check_tlb: bool,
+    /// Most mappings that one address space may have.
+    pub max_mappings: u32,
+    /// Bytes of this machine's memory that one client, an open DRM file, may have kept for its address spaces: page tables,
+    /// records of mappings, binds that wait.
+    pub client_memory: u64,
 }
 
 impl Default for DeviceConfig {
@@ -41,6 +46,8 @@ impl Default for DeviceConfig {
             vram_size: 8 << 30,
             job_timeout: Duration::from_secs(5),
             check_tlb: false,
+            max_mappings: 1 << 30,
+            client_memory: 1 << 30,
         }
     }
 }

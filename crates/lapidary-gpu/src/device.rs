@@ -19,7 +19,7 @@ use crate::{
     engine::{self, Engine, Priority, Shared},
     fault::{ContextEvents, ContextId, EngineId, StaleHit},
     memory::PhysMem,
-    pagetable::{AddressSpace, NodePool, PageTableError},
+    pagetable::{AddressSpace, NodePool, NodeQuota, PageTableError, Unlimited},
     stats::{Counters, Stats},
     tlb::Shootdown,
 };
@@ -146,8 +146,20 @@ impl Gpu {
     /// # Errors
     /// [`PageTableError::OutOfNodes`].
     pub fn create_space(&self, scratch: bool) -> Result<Arc<AddressSpace>, PageTableError> {
+        self.create_space_within(Arc::new(Unlimited), scratch)
+    }
+
+    /// [`create_space`](Self::create_space), with page tables that `quota` has to grant.
+    ///
+    /// # Errors
+    /// [`PageTableError::OutOfNodes`], [`PageTableError::OverQuota`].
+    pub fn create_space_within(
+        &self,
+        quota: Arc<dyn NodeQuota>,
+        scratch: bool,
+    ) -> Result<Arc<AddressSpace>, PageTableError> {
         let (pool, shootdown) = (Arc::clone(&self.0.pool), Arc::clone(&self.0.shared.shootdown));
-        AddressSpace::new(pool, shootdown, scratch).map(Arc::new)
+        AddressSpace::new(pool, shootdown, quota, scratch).map(Arc::new)
     }
 
     /// A new context on `engine`, in `space` for good.

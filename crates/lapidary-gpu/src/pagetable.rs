@@ -21,11 +21,14 @@
 
 mod edit;
 mod entry;
+mod needs;
 mod pool;
 mod space;
 mod types;
 
 pub use edit::{Edit, Stale};
-pub use pool::{NodePool, Nodes};
+pub use needs::Needs;
+pub(crate) use pool::Unlimited;
+pub use pool::{NodePool, NodeQuota, Nodes};
 pub use space::AddressSpace;
 pub use types::{Asid, Leaf, PAGE_SHIFT, PageTableError, Pat, PteAttrs, Target, VaSpan};

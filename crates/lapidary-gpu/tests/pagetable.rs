@@ -6,7 +6,7 @@ use common::rw;
 use lapidary_gpu::{
     Gpu, GpuConfig, GpuVa,
     memory::PhysAddr,
-    pagetable::{PageTableError, Pat, PteAttrs, Target, VaSpan},
+    pagetable::{Needs, PageTableError, Pat, PteAttrs, Target, VaSpan},
 };
 use proptest::prelude::*;
 
@@ -125,7 +125,9 @@ fn h29_without_nodes_a_change_is_refused_and_nothing_else_is_harmed() {
     let gpu = gpu(64);
     let space = gpu.create_space(false).unwrap();
     space.map(GpuVa::new(0), K4, system(K4), rw()).unwrap();
-    let held = space.reserve_pages(VaSpan::new(GpuVa::new(0), 58 * M2).unwrap()).unwrap();
+    let mut needs = Needs::new();
+    needs.map_pages(VaSpan::new(GpuVa::new(0), 58 * M2).unwrap());
+    let held = space.reserve(&needs).unwrap();
     assert_eq!(held.len(), 60);
     let error = space.map(GpuVa::new(G1), K4, system(0), rw()).unwrap_err();
     assert!(matches!(error, PageTableError::OutOfNodes { .. }));
@@ -140,7 +142,9 @@ fn h07_nodes_that_an_edit_did_not_need_go_back() {
     let gpu = gpu(1 << 12);
     let space = gpu.create_space(false).unwrap();
     let span = VaSpan::new(GpuVa::new(0), G1).unwrap();
-    let mut nodes = space.reserve_pages(span).unwrap();
+    let mut needs = Needs::new();
+    needs.map_pages(span);
+    let mut nodes = space.reserve(&needs).unwrap();
     let mut edit = space.edit();
     edit.map(span, vram(0), rw(), &mut nodes).unwrap();
     edit.commit();

@@ -66,6 +66,12 @@ enum Op {
     Prefetch { range: VaRange, region: Option<RegionId> },
 }
 
+impl Op {
+    fn only_unmaps(&self) -> bool {
+        matches!(self, Self::Unmap { .. } | Self::UnmapObject { .. })
+    }
+}
+
 /// `DRM_IOCTL_XE_VM_BIND`.
 ///
 /// # Errors
@@ -208,17 +214,20 @@ fn submit(
         put_in_place(request, vm, &guard, ops, exec)
     })?;
     Failpoint::Locked.pass(fails_at)?;
+    vm.set_only_unmaps(&guard, ops.iter().all(Op::only_unmaps));
     let mut batch = guard.batch();
     record(&mut batch, ops, &ties)?;
     Failpoint::Recorded.pass(fails_at)?;
     let must_wait = waits.iter().any(|fence| !fence.is_signalled());
-    let mut entries = 0;
+    let (mut entries, mut loan) = (0, None);
     let others_wait = !vm.pending().is_empty();
     if must_wait || others_wait {
         entries = tables::entries(batch.steps());
         if !vm.pending().has_room(entries) {
             return Err(Error::refused(Errno::NOBUFS, "more page-table work than may wait"));
         }
+        let bytes = BindJob::bytes(batch.steps().len());
+        loan = Some(vm.allowance().lend(bytes).ok_or(Error::OutOfMemory("one more bind that waits"))?);
     }
     let nodes = vm.reserve_nodes(batch.steps())?;
     Failpoint::Reserved.pass(fails_at)?;
@@ -232,7 +241,7 @@ fn submit(
     drop(exec);
     drop(guard);
     // The page-table work takes none of these locks: others may bind and submit meanwhile.
-    let done = armed.push(Some(BindJob::new(vm, steps, nodes)), waits);
+    let done = armed.push(Some(BindJob::new(vm, steps, nodes, loan)), waits);
     if !must_wait {
         carry_out_what_is_ready(vm, queue, &done);
     }

@@ -12,6 +12,7 @@ use lapidary::gpuvm::StepList;
 use lapidary::sched::{Armed, Backend, Priority, Queue, QueueConfig, Scheduler};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
 
+use super::allowance::Loan;
 use super::stats::Counters;
 use super::tables;
 use super::vm::{Vm, XeTypes};
@@ -25,12 +26,21 @@ pub(super) struct BindJob {
     space: Arc<AddressSpace>,
     steps: StepList<XeTypes>,
     nodes: Nodes,
+    /// For the memory of what waits.
+    _loan: Option<Loan>,
 }
 
 impl BindJob {
     /// `nodes` were reserved for `steps`.
-    pub(super) fn new(vm: &Vm, steps: StepList<XeTypes>, nodes: Nodes) -> Self {
-        Self { space: Arc::clone(vm.space()), steps, nodes }
+    pub(super) fn new(vm: &Vm, steps: StepList<XeTypes>, nodes: Nodes, loan: Option<Loan>) -> Self {
+        Self { space: Arc::clone(vm.space()), steps, nodes, _loan: loan }
+    }
+
+    /// About how much memory a job of so many steps takes while it waits, with what is noted of it.
+    pub(super) fn bytes(steps: usize) -> u64 {
+        const JOB: u64 = 512;
+        const STEP: u64 = 384;
+        JOB + steps as u64 * STEP
     }
 }
 

@@ -48,6 +48,7 @@ impl From<PageTableError> for Error {
     fn from(error: PageTableError) -> Self {
         match error {
             PageTableError::OutOfNodes { .. } => Self::OutOfMemory("page-table nodes"),
+            PageTableError::OverQuota { .. } => Self::OutOfMemory("more page tables of one client"),
             other => {
                 tracing::debug!(error = %other, "page tables");
                 Self::refused(Errno::INVAL, "a range that page tables can't hold")

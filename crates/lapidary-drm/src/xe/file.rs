@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lapidary::gem::{Handle, HandleTable};
 
+use super::allowance::Allowance;
 use super::exec_queue::ExecQueue;
 use super::vm::Vm;
 use crate::core::Error;
@@ -16,11 +17,22 @@ const LIMIT: u32 = 1 << 16;
 pub struct XeFile {
     vms: HandleTable<Arc<Vm>>,
     queues: HandleTable<Arc<ExecQueue>>,
+    allowance: Arc<Allowance>,
 }
 
 impl XeFile {
-    pub(super) fn new() -> Self {
-        Self { vms: HandleTable::with_limit(LIMIT), queues: HandleTable::with_limit(LIMIT) }
+    /// With `allowance` bytes for its address spaces.
+    pub(super) fn new(allowance: u64) -> Self {
+        Self {
+            vms: HandleTable::with_limit(LIMIT),
+            queues: HandleTable::with_limit(LIMIT),
+            allowance: Allowance::new(allowance),
+        }
+    }
+
+    /// What its address spaces may have.
+    pub(super) fn allowance(&self) -> &Arc<Allowance> {
+        &self.allowance
     }
 
     /// # Errors

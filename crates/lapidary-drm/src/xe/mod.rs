@@ -12,6 +12,7 @@
 //! | `page_faults` | accesses without a translation: resolved, or kept on record |
 //! | `sync`, `user_fence` | what calls wait for, and who learns of their end |
 //! | `mover` | evictions |
+//! | `allowance` | what a client may have the server keep for it |
 //! | `extension`, `pat`, `file`, `stats` | small things that the others share |
 //!
 //! What a kernel driver has and this one does not, because no client that it serves needs it yet: parallel
@@ -21,6 +22,7 @@
 //! # Errors
 //! Handlers answer [`Error`]; library and GPU errors become one in `errors`.
 
+mod allowance;
 mod bind;
 mod bind_args;
 mod bind_queue;
@@ -117,6 +119,10 @@ pub(crate) struct MemoryUsage {
 pub struct XeDriver {
     info: DriverInfo,
     profile: &'static ProfileInfo,
+    /// Most mappings of one address space.
+    max_mappings: u32,
+    /// Bytes that one client may have kept for its address spaces.
+    client_memory: u64,
     pat: PatTable,
     gpu: Gpu,
     residency: Residency,
@@ -164,6 +170,8 @@ impl XeDriver {
         Ok(Self {
             info: info(),
             profile,
+            max_mappings: config.max_mappings,
+            client_memory: config.client_memory,
             pat: PatTable::xe2(profile.pat_entries),
             residency,
             graveyard,
@@ -185,6 +193,10 @@ impl XeDriver {
 
     fn profile(&self) -> &'static ProfileInfo {
         self.profile
+    }
+
+    fn max_mappings(&self) -> u32 {
+        self.max_mappings
     }
 
     fn pat(&self) -> &PatTable {
@@ -462,7 +474,7 @@ impl Driver for XeDriver {
     }
 
     fn open(&self, _opening: &Opening) -> Result<XeFile, Error> {
-        Ok(XeFile::new())
+        Ok(XeFile::new(self.client_memory))
     }
 
     fn close(&self, file: &DrmFile<Self>) {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use lapidary::gpuvm::{BackingRef, MappingRef, Step, StepList, Steps, Va, VaRange, VmError};
 use lapidary_gpu::GpuVa;
-use lapidary_gpu::pagetable::{AddressSpace, Edit, Nodes, PageTableError, Pat, PteAttrs, Target, VaSpan};
+use lapidary_gpu::pagetable::{
+    AddressSpace, Edit, Needs, Nodes, PageTableError, Pat, PteAttrs, Target, VaSpan,
+};
 
 use super::vm::{Tag, XeTypes};
 
@@ -44,7 +46,7 @@ pub(super) fn entries(steps: &StepList<XeTypes>) -> u64 {
         let range = step.affected();
         let large = (range.start().raw() | range.len()).is_multiple_of(LARGE);
         match step {
-            Step::Map(mapping) if mapping.tag.on_fault => 0,
+            Step::Map(mapping) if mapping.tag.on_fault => 1,
             _ if large => range.len() / LARGE,
             Step::Map(mapping) if !matches!(mapping.backing, BackingRef::Null) => range.len() / SMALL,
             _ => (range.len() / SMALL).min(2 * LARGE / SMALL) + range.len() / LARGE,
@@ -56,35 +58,39 @@ pub(super) fn entries(steps: &StepList<XeTypes>) -> u64 {
 /// Sets nodes aside for all of `steps`.
 ///
 /// # Errors
-/// When the GPU has none left.
+/// When the GPU has none left, or the client may have no more.
 pub(super) fn reserve(space: &AddressSpace, steps: &StepList<XeTypes>) -> Result<Nodes, PageTableError> {
-    let mut nodes = space.reserve_unmap()?;
+    let mut needs = Needs::new();
     for step in steps.iter() {
-        nodes.merge(match step {
-            Step::Map(mapping) if mapping.tag.on_fault => continue,
-            Step::Map(mapping) | Step::Retag { to: mapping, .. } => reserve_mapping(space, &mapping)?,
-            Step::Unmap { .. } | Step::Remap { .. } => space.reserve_unmap()?,
-            Step::Prefetch { .. } => continue,
-        });
+        match step {
+            Step::Map(mapping) if mapping.tag.on_fault => {}
+            Step::Map(mapping) | Step::Retag { to: mapping, .. } => add_needs(&mut needs, &mapping),
+            step if keeps(&step) => {}
+            Step::Unmap { mapping, .. } => {
+                span_of(mapping.range).into_iter().for_each(|span| needs.unmap_whole(span));
+            }
+            Step::Remap { .. } => span_of(step.affected()).into_iter().for_each(|span| needs.unmap(span)),
+            Step::Prefetch { .. } => {}
+        }
     }
-    Ok(nodes)
+    space.reserve(&needs)
 }
 
 /// Sets nodes aside for one mapping as its object lies now.
 ///
 /// # Errors
-/// When the GPU has none left.
+/// As [`reserve`].
 pub(super) fn reserve_mapping(
     space: &AddressSpace,
     mapping: &MappingRef<'_, XeTypes>,
 ) -> Result<Nodes, PageTableError> {
-    let mut pieces = Vec::new();
-    for_each_piece(mapping, |span, target| pieces.push((span, target)));
-    let mut nodes = space.reserve_unmap()?;
-    for (span, target) in pieces {
-        nodes.merge(space.reserve_map(span, target)?);
-    }
-    Ok(nodes)
+    let mut needs = Needs::new();
+    add_needs(&mut needs, mapping);
+    space.reserve(&needs)
+}
+
+fn add_needs(needs: &mut Needs, mapping: &MappingRef<'_, XeTypes>) {
+    for_each_piece(mapping, |span, target| needs.map(span, target));
 }
 
 /// Carries out a list of steps and invalidates.
@@ -106,10 +112,7 @@ pub(super) fn write_mapping(space: &AddressSpace, mapping: &MappingRef<'_, XeTyp
 /// Removes the entries of `ranges`, in one edit.
 pub(super) fn erase(space: &AddressSpace, ranges: impl IntoIterator<Item = VaRange>) {
     // Ranges of whole mappings end where leaves end: nothing has to be split, no node is needed.
-    let Ok(mut nodes) = space.reserve_unmap() else {
-        tracing::error!("no page-table nodes at all: the address space is emptied");
-        return space.clear();
-    };
+    let mut nodes = space.no_nodes();
     let mut edit = space.edit();
     for range in ranges {
         unmap(&mut edit, range, &mut nodes);
@@ -120,13 +123,22 @@ pub(super) fn erase(space: &AddressSpace, ranges: impl IntoIterator<Item = VaRan
 fn apply(edit: &mut Edit<'_>, step: &Step<'_, XeTypes>, nodes: &mut Nodes) {
     match step {
         Step::Map(mapping) if mapping.tag.on_fault => {}
-        // Over the entries that are there, if it is another tag.
+        // A retag writes over the entries that are there.
         Step::Map(mapping) | Step::Retag { to: mapping, .. } => map(edit, mapping, nodes),
-        // The mapping that follows shows the same bytes: it writes the same entries over these.
-        Step::Unmap { keep: true, .. } | Step::Remap { keep: true, .. } => {}
+        step if keeps(step) => {}
         Step::Unmap { .. } | Step::Remap { .. } => unmap(edit, step.affected(), nodes),
         // Memory was moved, and entries written, before the list was made.
         Step::Prefetch { .. } => {}
+    }
+}
+
+/// Whether entries stay as they are: the mapping that follows shows the same bytes and writes the same entries over these, cut
+/// where it ends. One whose entries are written when an access faults writes none, so these go.
+fn keeps(step: &Step<'_, XeTypes>) -> bool {
+    match step {
+        Step::Map(_) | Step::Retag { .. } | Step::Prefetch { .. } => false,
+        Step::Unmap { mapping, keep } => *keep && !mapping.tag.on_fault,
+        Step::Remap { unmap, keep, .. } => *keep && !unmap.tag.on_fault,
     }
 }
 

@@ -35,6 +35,7 @@ use lapidary::resv::{Reservation, Usage};
 use lapidary_gpu::pagetable::{AddressSpace, Nodes};
 use parking_lot::{Mutex, MutexGuard};
 
+use super::allowance::Allowance;
 use super::bind_queue::BindQueue;
 use super::object::Object;
 use super::page_faults::FaultRecords;
@@ -111,6 +112,10 @@ pub struct Space {
     pub(super) tables: Arc<AddressSpace>,
     /// How it deals with memory.
     pub(super) mode: Mode,
+    /// Whose it is.
+    pub(super) allowance: Arc<Allowance>,
+    /// Whether the call that changes it only unmaps. Written and read with the VM locked for changes.
+    only_unmaps: AtomicBool,
 }
 
 /// Xe's address spaces.
@@ -139,6 +144,17 @@ impl VmTypes for XeTypes {
     fn teardown(space: &Space) -> impl Steps<Self> {
         tables::Teardown { space: Arc::clone(&space.tables) }
     }
+
+    fn charge(space: &Space, bytes: usize) -> bool {
+        match space.only_unmaps.load(Ordering::Relaxed) {
+            true => space.allowance.take_to_unmap(bytes as u64),
+            false => space.allowance.take(bytes as u64),
+        }
+    }
+
+    fn credit(space: &Space, bytes: usize) {
+        space.allowance.give_back(bytes as u64);
+    }
 }
 
 /// A client's address space.
@@ -156,11 +172,14 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    fn new(driver: &XeDriver, flags: u32) -> Result<Arc<Self>, Error> {
+    fn new(driver: &XeDriver, allowance: &Arc<Allowance>, flags: u32) -> Result<Arc<Self>, Error> {
         let mode = Mode::of(flags)?;
-        let tables = driver.gpu().create_space(flags & uapi::VM_CREATE_SCRATCH_PAGE != 0)?;
-        let space = Space { tables, mode };
-        let gpu_vm = GpuVm::new(VmConfig::bits(VA_BITS), Reservation::new(), space, driver.worker());
+        let scratch = flags & uapi::VM_CREATE_SCRATCH_PAGE != 0;
+        let tables = driver.gpu().create_space_within(allowance.clone(), scratch)?;
+        let (allowance, only_unmaps) = (Arc::clone(allowance), AtomicBool::new(false));
+        let space = Space { tables, mode, allowance, only_unmaps };
+        let config = VmConfig { limit: driver.max_mappings(), ..VmConfig::bits(VA_BITS) };
+        let gpu_vm = GpuVm::new(config, Reservation::new(), space, driver.worker());
         driver.counters().vms_created.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self {
             gpu_vm,
@@ -217,6 +236,16 @@ impl Vm {
     /// How it deals with memory.
     pub(super) fn mode(&self) -> Mode {
         self.gpu_vm.space().mode
+    }
+
+    /// What its client may have.
+    pub(super) fn allowance(&self) -> &Arc<Allowance> {
+        &self.gpu_vm.space().allowance
+    }
+
+    /// Says of what follows, until `_guard` is given back, whether it only unmaps.
+    pub(super) fn set_only_unmaps(&self, _guard: &VmGuard<'_, XeTypes>, only: bool) {
+        self.gpu_vm.space().only_unmaps.store(only, Ordering::Relaxed);
     }
 
     /// The page faults that were not resolved.
@@ -379,8 +408,9 @@ pub(super) fn create(request: &mut XeRequest<'_, '_>, args: &mut uapi::VmCreate)
     must_be_zero("extensions", args.extensions)?;
     must_be_zero("reserved", args.reserved[0] | args.reserved[1])?;
     only_bits("the flags of a VM", args.flags, FLAGS)?;
-    let vm = Vm::new(request.file.driver(), args.flags)?;
-    args.vm_id = request.file.data().add_vm(vm)?;
+    let file = request.file.data();
+    let vm = Vm::new(request.file.driver(), file.allowance(), args.flags)?;
+    args.vm_id = file.add_vm(vm)?;
     Ok(())
 }
 

@@ -216,15 +216,22 @@ impl<'a> Edit<'a> {
         let old = node.load(at);
         let child = match old.decode() {
             Decoded::Node(child) => return Ok(child),
-            Decoded::Absent => nodes.take()?,
+            Decoded::Absent => self.take(nodes)?,
             Decoded::Leaf => {
-                let child = nodes.take()?;
+                let child = self.take(nodes)?;
                 split(old, self.node(child), level - 1);
                 child
             }
         };
         node.store(at, Entry::node(child));
         Ok(child)
+    }
+
+    /// A new node for the tables.
+    fn take(&self, nodes: &mut Nodes) -> Result<NodeId, PageTableError> {
+        let node = nodes.take()?;
+        self.space.held.fetch_add(1, Relaxed);
+        Ok(node)
     }
 
     /// Writes an entry that spans `span` and notes what has become stale.
@@ -283,8 +290,8 @@ impl Stale<'_> {
     }
 
     fn free_nodes(&mut self) {
-        for root in self.detached.drain(..) {
-            self.space.pool.free_tree(root);
+        for table in self.detached.drain(..) {
+            self.space.free(table);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The nodes of all page tables of a GPU.
 //!
 //! Nodes live in slabs that are made when first needed and stay; a node is named by its number, which is what entries hold. A change to
-//! tables *reserves* a number of nodes first ([`Nodes`]), which may fail; taking one from a reservation can't.
+//! tables *reserves* a number of nodes first ([`Nodes`]), which may fail; taking one from a reservation can't. Whoever owns an address
+//! space is asked for each node that is reserved, and told when it is free again ([`NodeQuota`]).
 //!
 //! Free nodes are all zero, so taking one costs nothing. Nodes go back with [`NodePool::free_tree`], when no engine walks them any more.
 
@@ -71,6 +72,26 @@ impl Node {
     }
 }
 
+/// What the owner of address spaces lets them have. Asked and told under any lock: it must not block.
+pub trait NodeQuota: Send + Sync {
+    /// Asks for `count` nodes more. `false`: they are not granted, and nothing is taken.
+    fn take(&self, count: u32) -> bool;
+
+    /// Gives `count` nodes back.
+    fn give_back(&self, count: u32);
+}
+
+/// As many as there are.
+pub(crate) struct Unlimited;
+
+impl NodeQuota for Unlimited {
+    fn take(&self, _count: u32) -> bool {
+        true
+    }
+
+    fn give_back(&self, _count: u32) {}
+}
+
 /// The nodes of a GPU. Cheap to share.
 pub struct NodePool {
     slabs: Box<[OnceLock<Box<[Node]>>]>,
@@ -105,21 +126,39 @@ impl NodePool {
         state.made - state.free_len
     }
 
-    /// Sets `count` nodes aside.
+    /// Sets `count` nodes aside, which `quota` grants.
     ///
     /// # Errors
-    /// [`PageTableError::OutOfNodes`].
-    pub(super) fn reserve(self: &Arc<Self>, count: u64) -> Result<Nodes, PageTableError> {
+    /// [`PageTableError::OutOfNodes`], [`PageTableError::OverQuota`].
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        count: u64,
+        quota: &Arc<dyn NodeQuota>,
+    ) -> Result<Nodes, PageTableError> {
         self.reap();
-        let mut state = self.state.lock();
         let out = PageTableError::OutOfNodes { needed: count, limit: self.limit.into() };
-        let available = state.free_len + (self.limit - state.made) - state.reserved;
-        let count = u32::try_from(count).ok().filter(|&count| count <= available).ok_or(out)?;
-        state.reserved += count;
+        let granted = u32::try_from(count).map_err(|_| out.clone())?;
+        if !quota.take(granted) {
+            return Err(PageTableError::OverQuota { needed: count });
+        }
+        // From here on, dropping it gives back what was granted.
+        let mut nodes = Nodes { pool: Arc::clone(self), quota: Arc::clone(quota), granted, left: 0 };
+        let mut state = self.state.lock();
+        if granted > state.free_len + (self.limit - state.made) - state.reserved {
+            return Err(out);
+        }
+        state.reserved += granted;
+        nodes.left = granted;
         while state.free_len < state.reserved {
             self.make_slab(&mut state);
         }
-        Ok(Nodes { pool: Arc::clone(self), left: count })
+        drop(state);
+        Ok(nodes)
+    }
+
+    /// An empty reservation.
+    pub(super) fn none(self: &Arc<Self>, quota: &Arc<dyn NodeQuota>) -> Nodes {
+        Nodes { pool: Arc::clone(self), quota: Arc::clone(quota), granted: 0, left: 0 }
     }
 
     /// Frees what dropped address spaces left. Done by every reservation as well.
@@ -132,7 +171,8 @@ impl NodePool {
             }
             state.buried = self.node(NodeId(root)).next.load(Relaxed);
             drop(state);
-            self.free_tree(NodeId(root));
+            // Its address space gave them back to its owner.
+            let _ = self.free_tree(NodeId(root));
         }
     }
 
@@ -149,10 +189,13 @@ impl NodePool {
         state.buried = root.0;
     }
 
-    /// Frees `root` and every node below it. No engine may walk them any more.
-    pub(super) fn free_tree(&self, root: NodeId) {
+    /// Frees `root` and every node below it; how many that were. No engine may walk them any more.
+    #[must_use = "their owner is to be told"]
+    pub(super) fn free_tree(&self, root: NodeId) -> u32 {
         let mut todo = vec![root];
+        let mut count = 0;
         while let Some(id) = todo.pop() {
+            count += 1;
             let node = self.node(id);
             if !node.is_empty() {
                 todo.extend((0..FANOUT).filter_map(|index| match node.load(index).decode() {
@@ -164,6 +207,7 @@ impl NodePool {
             let mut state = self.state.lock();
             Self::push_free(&mut state, node, id.0);
         }
+        count
     }
 
     fn make_slab(&self, state: &mut State) {
@@ -190,10 +234,13 @@ impl fmt::Debug for NodePool {
 }
 
 /// Page-table nodes set aside for a change. What is not used goes back when dropped.
-#[derive(Debug)]
 #[must_use]
 pub struct Nodes {
     pool: Arc<NodePool>,
+    quota: Arc<dyn NodeQuota>,
+    /// Granted by the quota and part of no table.
+    granted: u32,
+    /// Reserved in the pool: all of them, but while the reservation is being made.
     left: u32,
 }
 
@@ -208,10 +255,12 @@ impl Nodes {
         self.left == 0
     }
 
-    /// Adds another reservation of the same GPU to this one.
+    /// Adds another reservation of the same owner to this one.
     pub fn merge(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.pool, &other.pool), "nodes of two GPUs");
+        debug_assert!(Arc::ptr_eq(&self.quota, &other.quota), "nodes of two owners");
         self.left += std::mem::take(&mut other.left);
+        self.granted += std::mem::take(&mut other.granted);
     }
 
     /// An empty node.
@@ -228,6 +277,7 @@ impl Nodes {
         state.free_len -= 1;
         state.reserved -= 1;
         self.left -= 1;
+        self.granted -= 1;
         Ok(id)
     }
 }
@@ -235,5 +285,12 @@ impl Nodes {
 impl Drop for Nodes {
     fn drop(&mut self) {
         self.pool.state.lock().reserved -= self.left;
+        self.quota.give_back(self.granted);
+    }
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("left", &self.left).finish_non_exhaustive()
     }
 }

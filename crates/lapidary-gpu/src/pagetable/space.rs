@@ -10,7 +10,8 @@ use lapidary::sync::{Arc, Mutex};
 use super::{
     edit::Edit,
     entry::Decoded,
-    pool::{FANOUT, NodeId, NodePool, Nodes},
+    needs::Needs,
+    pool::{FANOUT, NodeId, NodePool, NodeQuota, Nodes},
     types::{Asid, Leaf, PAGE_SHIFT, PageTableError, PteAttrs, Target, VaSpan},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Levels of nodes; the root is the highest.
-const LEVELS: u32 = 4;
+pub(super) const LEVELS: u32 = 4;
 
 /// log2 of what an entry at `level` spans (0: 4 KiB, 1: 2 MiB, 2: 1 GiB, 3: 512 GiB).
 pub(super) const fn level_shift(level: u32) -> u32 {
@@ -37,7 +38,7 @@ pub(super) const LEAF_LEVEL: u32 = 2;
 /// A change goes through four steps, of which only the first can fail for want of memory:
 ///
 /// ```text
-///   let mut nodes = space.reserve_map(span, target)?;       reserve nodes, once per piece to be mapped or unmapped
+///   let mut nodes = space.reserve_map(span, target)?;       reserve nodes; for many changes, see [`Needs`]
 ///   let mut edit = space.edit();                            writer's lock
 ///   edit.map(span, target, attrs, &mut nodes)?;             any number of pieces
 ///   edit.commit();                                          unlock, invalidate, free nodes
@@ -53,6 +54,10 @@ pub struct AddressSpace {
     pub(super) writer: Mutex<()>,
     /// Edits that are not invalidated yet.
     pub(super) pending: AtomicU32,
+    /// Who is asked for nodes.
+    quota: Arc<dyn NodeQuota>,
+    /// Nodes that are part of the tables, those included that wait to be freed.
+    pub(super) held: AtomicU32,
     scratch: bool,
 }
 
@@ -60,11 +65,12 @@ impl AddressSpace {
     pub(crate) fn new(
         pool: Arc<NodePool>,
         shootdown: Arc<Shootdown>,
+        quota: Arc<dyn NodeQuota>,
         scratch: bool,
     ) -> Result<Self, PageTableError> {
-        let root = pool.reserve(1)?.take()?;
+        let root = pool.reserve(1, &quota)?.take()?;
         let (asid, writer, pending) = (Asid::alloc(), Mutex::new(()), AtomicU32::new(0));
-        Ok(Self { asid, root, pool, shootdown, writer, pending, scratch })
+        Ok(Self { asid, root, pool, shootdown, writer, pending, quota, held: AtomicU32::new(1), scratch })
     }
 
     /// Its name in translation caches.
@@ -77,33 +83,37 @@ impl AddressSpace {
         self.scratch
     }
 
-    /// Sets nodes aside for mapping `span` to `target`, whatever is mapped there when it happens. For memory in several pieces, whose
-    /// addresses may not be known yet, see [`reserve_pages`](Self::reserve_pages).
+    /// Sets nodes aside for changes of this address space.
     ///
     /// # Errors
-    /// [`PageTableError::OutOfNodes`].
+    /// [`PageTableError::OutOfNodes`], [`PageTableError::OverQuota`].
+    pub fn reserve(&self, needs: &Needs) -> Result<Nodes, PageTableError> {
+        self.pool.reserve(needs.count(), &self.quota)
+    }
+
+    /// No nodes at all: enough for unmapping whole pieces as they were mapped.
+    pub fn no_nodes(&self) -> Nodes {
+        self.pool.none(&self.quota)
+    }
+
+    /// Sets nodes aside for mapping `span` to `target`, whatever is mapped there when it happens.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
     pub fn reserve_map(&self, span: VaSpan, target: Target) -> Result<Nodes, PageTableError> {
-        let congruent = match target {
-            Target::Null => level_shift(LEAF_LEVEL),
-            Target::Memory(at) => (span.start() ^ at.addr.0).trailing_zeros(),
-        };
-        self.pool.reserve(nodes_for(span, congruent))
+        let mut needs = Needs::new();
+        needs.map(span, target);
+        self.reserve(&needs)
     }
 
-    /// Sets nodes aside for mapping `span` to any memory in any number of pieces.
+    /// Sets nodes aside for unmapping `span`: large leaves at its ends may have to be split.
     ///
     /// # Errors
-    /// [`PageTableError::OutOfNodes`].
-    pub fn reserve_pages(&self, span: VaSpan) -> Result<Nodes, PageTableError> {
-        self.pool.reserve(nodes_for(span, PAGE_SHIFT))
-    }
-
-    /// Sets nodes aside for unmapping any one span: large leaves at its ends may have to be split.
-    ///
-    /// # Errors
-    /// [`PageTableError::OutOfNodes`].
-    pub fn reserve_unmap(&self) -> Result<Nodes, PageTableError> {
-        self.pool.reserve(4)
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_unmap(&self, span: VaSpan) -> Result<Nodes, PageTableError> {
+        let mut needs = Needs::new();
+        needs.unmap(span);
+        self.reserve(&needs)
     }
 
     /// Begins an edit. Waits for other edits of this space, which are short.
@@ -130,7 +140,7 @@ impl AddressSpace {
     /// See [`PageTableError`]; nothing has changed then.
     pub fn unmap(&self, va: GpuVa, len: u64) -> Result<(), PageTableError> {
         let span = VaSpan::new(va, len).ok_or(PageTableError::OutsideSpace { va, len })?;
-        let mut nodes = self.reserve_unmap()?;
+        let mut nodes = self.reserve_unmap(span)?;
         let mut edit = self.edit();
         edit.unmap(span, &mut nodes)?;
         edit.commit();
@@ -217,9 +227,19 @@ impl AddressSpace {
     }
 }
 
+impl AddressSpace {
+    /// Frees tables that no engine can reach any more.
+    pub(super) fn free(&self, table: NodeId) {
+        let count = self.pool.free_tree(table);
+        self.held.fetch_sub(count, Relaxed);
+        self.quota.give_back(count);
+    }
+}
+
 impl Drop for AddressSpace {
     fn drop(&mut self) {
         self.pool.bury(self.root);
+        self.quota.give_back(*self.held.get_mut());
     }
 }
 
@@ -236,20 +256,4 @@ impl fmt::Debug for AddressSpace {
 #[inline]
 pub(super) const fn index(va: u64, level: u32) -> usize {
     (va >> level_shift(level)) as usize % FANOUT
-}
-
-/// Most nodes that mapping `span` can take, if target and address agree in the low `congruent` bits.
-fn nodes_for(span: VaSpan, congruent: u32) -> u64 {
-    (1..LEVELS)
-        .map(|level| {
-            let shift = level_shift(level);
-            let touched = ((span.end() - 1) >> shift) - (span.start() >> shift) + 1;
-            if level > LEAF_LEVEL || congruent < shift {
-                return touched;
-            }
-            let mask = (1 << shift) - 1;
-            let ends = u64::from(span.start() & mask != 0) + u64::from(span.end() & mask != 0);
-            touched.min(ends)
-        })
-        .sum()
 }

@@ -227,4 +227,10 @@ pub enum PageTableError {
         /// The pool's limit.
         limit: u64,
     },
+    /// The owner of the address space may have no more.
+    #[error("the owner of the address space may not have {needed} page-table nodes more")]
+    OverQuota {
+        /// How many were asked for.
+        needed: u64,
+    },
 }

@@ -98,6 +98,24 @@ fn entries_are_written_when_an_access_needs_them() {
 }
 
 #[test]
+fn mapping_part_of_the_same_bytes_again_leaves_mappings_that_can_go_one_by_one() {
+    let bench = Bench::new(&DeviceConfig { vram_size: 32 * MIB, ..small() });
+    let mut rig = FaultRig::new(&bench, FAULTING);
+    let (buffer, bytes) = rig.rig.buffer(VRAM, 8 * MIB);
+    rig.rig.bind(&[map(buffer, 0, BASE, 8 * MIB)]);
+    rig.run(Batch::new().store(BASE + 3 * MIB, 1)).unwrap();
+    rig.rig.bind(&[map(buffer, 3 * MIB, BASE + 3 * MIB, CHUNK)]);
+    rig.run(Batch::new().store(BASE + 3 * MIB + 4, 2).store(BASE + 3 * MIB - 4, 3)).unwrap();
+    assert_eq!([3 * MIB, 3 * MIB + 4, 3 * MIB - 4].map(|at| bytes.read(at)), [1, 2, 3]);
+    rig.rig.bind(&[unmap(BASE + 3 * MIB, CHUNK)]);
+    assert!(!rig.is_mapped(BASE + 3 * MIB));
+    rig.run(Batch::new().store(BASE + 3 * MIB + CHUNK, 4)).unwrap();
+    assert_eq!(rig.run(Batch::new().store(BASE + 3 * MIB, 1)), Err(Errno::IO));
+    drop(rig);
+    bench.assert_clean();
+}
+
+#[test]
 fn more_than_fits_is_used_in_turn() {
     const BUFFERS: u64 = 4;
     let bench = bench();

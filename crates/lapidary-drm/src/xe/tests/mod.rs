@@ -10,6 +10,7 @@ mod failures;
 mod faults;
 mod fuzz;
 mod lifetimes;
+mod limits;
 mod queries;
 mod sharing;
 
