@@ -1,6 +1,7 @@
-//! The rules for fences: H19, H21, H22 (the fences' part), H23, H24.
+//! The rules for fences: H19, H21, H22 (the fences' part), H23. H24 is in `signalling_sections`.
 
 use std::{
+    future::{Future, IntoFuture},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
@@ -12,13 +13,14 @@ use std::{
     thread,
 };
 
-use lapidary::fence::{
-    self, ArrayMode, Deadline, Fence, FenceContext, FenceError, Interrupt, Seqno, Signaller, Timeline,
-    Timestamp, WaitError, WaitQueue,
+use lapidary::{
+    fence::{
+        self, ArrayMode, Deadline, Fence, FenceContext, FenceError, Interrupt, Seqno, Signaller, Timeline,
+        Timestamp, WaitError, WaitQueue,
+    },
+    resv::{Reservation, Usage},
+    syncobj::{self, Syncobj, WaitFlags},
 };
-
-/// Far more than fits on a stack if anything recursed per element.
-const MANY: usize = 1_000_000;
 
 fn fence() -> (Fence, Signaller) {
     Fence::new(FenceContext::alloc(), Seqno(1))
@@ -259,6 +261,113 @@ fn h23_a_producer_that_dies_signals_with_an_error() {
     assert_eq!(fence.status(), Some(Err(FenceError::Cancelled)));
 }
 
+/// Whoever waits for a fence, in whatever way, is told when the producer dies.
+#[test]
+fn h23_no_waiter_of_any_kind_hangs_when_the_producer_dies() {
+    let (fence, signaller) = fence();
+    let (pending, _pending) = self::fence();
+    // Given a fence on a buffer, at a point of a timeline and in containers,
+    let resv = Reservation::new();
+    let mut guard = resv.lock();
+    guard.reserve(1).unwrap();
+    guard.add_fence(fence.clone(), Usage::Read);
+    drop(guard);
+    let syncobj = Syncobj::new(false);
+    syncobj.add_point(fence.clone(), 1);
+    let all = Fence::array(vec![fence.clone(), Fence::signalled()], ArrayMode::All);
+    let any = Fence::array(vec![fence.clone(), pending.clone()], ArrayMode::Any);
+    let chain = Fence::chain(Some(fence.clone()), Fence::signalled(), 1);
+    // and callbacks, a listener and a task that wait for it,
+    let told = Counter::default();
+    [&fence, &all, &any, &chain].map(|fence| fence.on_signal(told.callback()));
+    let listener = told.callback();
+    syncobj.on_point(1, false, move || listener(&Fence::signalled()));
+    let mut task = pin!(fence.clone().into_future());
+    assert_eq!(task.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
+    // and threads,
+    let (never, none) = (Deadline::never(), &Interrupt::none());
+    let fences = [pending.clone(), fence.clone()];
+    let points = [(syncobj.clone(), 1)];
+    let waits: [&(dyn Fn() -> bool + Sync); 7] = [
+        &|| fence.wait(never, none).is_ok(),
+        &|| chain.wait(never, none).is_ok(),
+        &|| fence::wait_any(&fences, never, none) == Ok(1),
+        &|| fence::wait_all(&fences[1..], never, none).is_ok(),
+        &|| resv.wait(Usage::Read, never, none).is_ok(),
+        &|| resv.merged(Usage::Read).wait(never, none).is_ok(),
+        &|| syncobj::wait(&points, WaitFlags::default(), never, none) == Ok(0),
+    ];
+    thread::scope(|scope| {
+        let waiters = waits.map(|wait| scope.spawn(wait));
+        // when the producer dies, then all of them go on,
+        drop(signaller);
+        assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap()));
+    });
+    assert_eq!(told.get(), 5);
+    // and can see why.
+    assert_eq!(
+        task.as_mut().poll(&mut Context::from_waker(Waker::noop())),
+        Poll::Ready(Err(FenceError::Cancelled))
+    );
+    assert_eq!(all.status(), Some(Err(FenceError::Cancelled)));
+}
+
+/// What a panic carries, which panics when it is dropped.
+struct Worse;
+
+impl Drop for Worse {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("worse trouble"));
+    }
+}
+
+/// A panic on top of a panic would end the process: callbacks of a producer that panics may panic too.
+#[test]
+fn h23_a_producer_that_panics_signals_even_if_its_callbacks_panic() {
+    let (fences, signallers): (Vec<_>, Vec<_>) = (0..2).map(|_| fence()).unzip();
+    let counter = Counter::default();
+    for fence in &fences {
+        fence.on_signal(|_| std::panic::resume_unwind(Box::new(Worse)));
+        fence.on_signal(|_| std::panic::resume_unwind(Box::new(Worse)));
+        fence.on_signal(counter.callback());
+    }
+    let (only, only_signaller) = fence();
+    only.on_signal(|_| std::panic::resume_unwind(Box::new(Worse)));
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        let _signallers = (signallers, only_signaller);
+        std::panic::resume_unwind(Box::new("the producer's own trouble"));
+    }));
+    assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"the producer's own trouble"));
+    assert!(fences.iter().chain([&only]).all(Fence::is_signalled));
+    assert_eq!(counter.get(), 2);
+    // And the thread's next signal works as ever.
+    let (fence, signaller) = self::fence();
+    fence.on_signal(counter.callback());
+    signaller.signal();
+    assert_eq!(counter.get(), 3);
+}
+
+/// As above, where the panic of a callback goes on: what others carry is let go of.
+#[test]
+fn h23_of_several_panics_the_first_goes_on() {
+    let (fence, signaller) = fence();
+    let (inner, inner_signaller) = self::fence();
+    inner.on_signal(|_| std::panic::resume_unwind(Box::new(Worse)));
+    inner.on_signal(|_| std::panic::resume_unwind(Box::new(Worse)));
+    fence.on_signal(|_| inner_signaller.signal());
+    fence.on_signal(|_| std::panic::resume_unwind(Box::new("trouble")));
+    fence.on_signal(|_| std::panic::resume_unwind(Box::new(Worse)));
+    let panic = catch_unwind(AssertUnwindSafe(|| signaller.signal())).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"trouble"));
+    assert!(inner.is_signalled());
+    // And the thread's callbacks run at once, as ever.
+    let counter = Counter::default();
+    let (fence, signaller) = self::fence();
+    fence.on_signal(counter.callback());
+    signaller.signal();
+    assert_eq!(counter.get(), 1);
+}
+
 #[test]
 fn h23_a_callback_that_panics_keeps_no_other_from_running() {
     let (fence, signaller) = fence();
@@ -336,178 +445,6 @@ fn h23_a_wait_queue_wakes_whoever_waits() {
     }
     assert_eq!(waiter.join().unwrap(), Ok(3));
     assert_eq!(queue.wait(Deadline::poll(), &Interrupt::none(), || None::<()>), Err(WaitError::TimedOut));
-}
-
-#[cfg(debug_assertions)]
-mod h24 {
-    use super::*;
-    use lapidary::resv::Reservation;
-
-    /// The message of the panic that `blocking` ends in.
-    fn caught(blocking: impl FnOnce()) -> String {
-        let panic = catch_unwind(AssertUnwindSafe(blocking)).expect_err("nothing was caught");
-        panic.downcast_ref::<String>().cloned().unwrap_or_default()
-    }
-
-    fn assert_names_both_places(message: &str) {
-        assert_eq!(message.matches(file!()).count(), 2, "{message}");
-    }
-
-    #[test]
-    fn h24_a_fence_wait_in_a_signalling_section_is_caught_with_both_places_named() {
-        let (fence, _signaller) = fence();
-        let message = caught(|| {
-            let _section = fence::signalling();
-            let _ = fence.wait(Deadline::never(), &Interrupt::none());
-        });
-        assert_names_both_places(&message);
-        // Even if it would not have waited this time.
-        let message = caught(|| {
-            let _section = fence::signalling();
-            let _ = Fence::signalled().wait(Deadline::never(), &Interrupt::none());
-        });
-        assert_names_both_places(&message);
-    }
-
-    #[test]
-    fn h24_a_reservation_lock_in_a_signalling_section_is_caught_with_both_places_named() {
-        let resv = Reservation::new();
-        let message = caught(|| {
-            let _section = fence::signalling();
-            drop(resv.lock());
-        });
-        assert_names_both_places(&message);
-    }
-
-    #[test]
-    fn h24_trying_and_polling_are_allowed_and_the_section_ends() {
-        let resv = Reservation::new();
-        let (fence, _signaller) = fence();
-        {
-            let _outer = fence::signalling();
-            let _inner = fence::signalling();
-            assert!(resv.try_lock().is_some());
-            assert!(fence.wait(Deadline::poll(), &Interrupt::none()).is_err());
-        }
-        drop(resv.lock());
-    }
-
-    #[test]
-    fn h24_a_callback_is_in_a_signalling_section() {
-        let (fence, signaller) = fence();
-        let resv = Reservation::new();
-        fence.on_signal(move |_| drop(resv.lock()));
-        let message = caught(|| signaller.signal());
-        assert!(message.contains("reservation lock"), "{message}");
-    }
-}
-
-#[test]
-fn a_long_chain_is_dropped_without_recursion() {
-    let mut head = None;
-    let mut signallers = Vec::new();
-    for point in 1..=MANY as u64 {
-        let (fence, signaller) = fence();
-        signallers.push(signaller);
-        head = Some(Fence::chain(head, fence, point));
-    }
-    let head = head.unwrap();
-    let counter = Counter::default();
-    let id = head.add_callback(counter.callback()).ok().unwrap();
-    assert!(!head.is_signalled());
-    assert_eq!(fence::unwrap(&head).count(), MANY);
-    assert!(head.remove_callback(id));
-    drop(head);
-    drop(signallers);
-    assert_eq!(counter.get(), 0);
-}
-
-#[test]
-fn a_long_chain_signals_without_recursion_in_whatever_order() {
-    for reverse in [false, true] {
-        let counter = Counter::default();
-        let mut signallers = Vec::new();
-        let mut head = None;
-        for point in 1..=MANY as u64 / 4 {
-            let (fence, signaller) = fence();
-            signallers.push(signaller);
-            let link = Fence::chain(head, fence, point);
-            link.on_signal(counter.callback());
-            head = Some(link);
-        }
-        if reverse {
-            signallers.reverse();
-        }
-        let count = signallers.len();
-        let mut signallers = signallers.into_iter();
-        let last = signallers.next_back().unwrap();
-        signallers.for_each(Signaller::signal);
-        assert_eq!(counter.get(), if reverse { 0 } else { count - 1 });
-        assert!(!head.as_ref().unwrap().is_signalled());
-        last.signal();
-        assert_eq!(counter.get(), count);
-        assert!(head.unwrap().is_signalled());
-    }
-}
-
-#[test]
-fn armed_links_of_a_long_chain_that_nobody_wants_go_without_recursion() {
-    let mut head = None;
-    let mut signallers = Vec::new();
-    let mut ids = Vec::new();
-    for point in 1..=MANY as u64 / 4 {
-        let (fence, signaller) = fence();
-        signallers.push(signaller);
-        let link = Fence::chain(head, fence, point);
-        let id = link.add_callback(|_| unreachable!()).ok().unwrap();
-        ids.push((link.clone(), id));
-        head = Some(link);
-    }
-    // The later halves wait for the earlier links themselves.
-    let first = signallers.remove(0);
-    signallers.into_iter().for_each(Signaller::signal);
-    for (link, id) in ids.drain(..) {
-        assert!(link.remove_callback(id));
-    }
-    drop(head);
-    first.signal();
-}
-
-#[test]
-fn deeply_nested_arrays_are_used_without_recursion() {
-    let (innermost, signaller) = fence();
-    let mut nested = innermost;
-    for _ in 0..MANY / 10 {
-        nested = Fence::array(vec![nested, Fence::signalled()], ArrayMode::All);
-    }
-    let counter = Counter::default();
-    nested.on_signal(counter.callback());
-    assert!(!nested.is_signalled());
-    assert_eq!(fence::unwrap(&nested).filter(|fence| !fence.is_signalled()).count(), 1);
-    signaller.signal();
-    assert!(nested.is_signalled());
-    assert_eq!(counter.get(), 1);
-    // One that is dropped unsignalled.
-    let (innermost, _signaller) = fence();
-    let mut nested = innermost;
-    for _ in 0..MANY / 10 {
-        nested = Fence::array(vec![nested, Fence::signalled()], ArrayMode::Any);
-        nested = Fence::array(vec![nested], ArrayMode::All);
-    }
-    drop(nested);
-}
-
-#[test]
-fn fences_that_signal_fences_do_not_nest_on_the_stack() {
-    let (first, signaller) = fence();
-    let mut last = first;
-    for _ in 0..MANY / 10 {
-        let (next, next_signaller) = fence();
-        last.on_signal(move |_| next_signaller.signal());
-        last = next;
-    }
-    signaller.signal();
-    assert!(last.is_signalled());
 }
 
 #[test]

@@ -107,13 +107,15 @@ impl WaitQueue {
         interrupt: &Interrupt,
         mut done: impl FnMut() -> Option<T>,
     ) -> Result<T, WaitError> {
+        if !deadline.is_poll() {
+            assert_may_block("wait");
+        }
         if let Some(value) = done() {
             return Ok(value);
         }
         if deadline.is_poll() {
             return Err(WaitError::TimedOut);
         }
-        assert_may_block("wait");
         let parker = Parker::current();
         self.waiting.lock().push(parker.clone());
         let _place = Place { queue: self, parker: &parker };

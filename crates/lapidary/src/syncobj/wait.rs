@@ -75,13 +75,15 @@ pub(super) fn for_submit(
     deadline: Deadline,
     interrupt: &Interrupt,
 ) -> Result<Fence, SyncobjError> {
+    if !deadline.is_poll() {
+        fence::assert_may_block("syncobj wait");
+    }
     if let Some(fence) = syncobj.find_fence(point) {
         return Ok(fence);
     }
     if deadline.is_poll() {
         return Err(SyncobjError::TimedOut);
     }
-    fence::assert_may_block("syncobj wait");
     let parker = Parker::current();
     let slot = Slot::default();
     let _listening = Listening::begin(syncobj, point, &slot, &parker, None);
