@@ -27,6 +27,7 @@
 //!
 //! What this module leaves to others: which buffers share a reservation (`gem`), whom to evict (`residency`).
 
+mod common;
 mod guard;
 mod list;
 mod ww;

@@ -9,7 +9,7 @@
 //!
 //! Tickets are numbers; a lower one is older. An operation that is to sleep for a lock while it holds others looks through
 //! the queues of those: if somebody older waits in one, it is *wounded* and must give way ([`Blocked::Wounded`]). It
-//! publishes where it sleeps ([`SLEEPERS`]) before looking; an older operation that joins a queue later finds it there and
+//! publishes where it sleeps ([`sleepers`]) before looking; an older operation that joins a queue later finds it there and
 //! wakes it to look again. Either the sleeper sees the older one or the older one sees the sleeper, and as only a younger
 //! operation ever gives way, the oldest one always makes progress.
 //!
@@ -27,6 +27,8 @@ use crate::{
     },
 };
 
+use super::common::{next_ticket, sleepers};
+
 /// The age of an operation that locks several reservations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
@@ -37,8 +39,7 @@ impl Ticket {
 
     /// The youngest ticket so far. There are enough for ten million a second over three years.
     pub(crate) fn draw() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let ticket = Self(NEXT.fetch_add(1, Ordering::Relaxed));
+        let ticket = Self(next_ticket());
         assert!(ticket < Self::NONE, "there are no more tickets for locking reservations");
         ticket
     }
@@ -81,9 +82,6 @@ struct Waiter {
     late: bool,
     parker: Arc<Parker>,
 }
-
-/// Operations that sleep while they hold locks.
-static SLEEPERS: Mutex<Vec<(Ticket, Arc<Parker>)>> = Mutex::new(Vec::new());
 
 impl WwLock {
     pub(super) fn is_locked(&self) -> bool {
@@ -305,7 +303,7 @@ fn next_of(queue: &[Waiter]) -> Option<usize> {
 }
 
 fn wake_sleeper(ticket: Ticket) {
-    let sleepers = SLEEPERS.lock();
+    let sleepers = sleepers().lock();
     if let Some((_, parker)) = sleepers.iter().find(|(sleeper, _)| *sleeper == ticket) {
         parker.unpark();
     }
@@ -316,14 +314,14 @@ struct Sleeper(Ticket);
 
 impl Sleeper {
     fn publish(ticket: Ticket) -> Self {
-        SLEEPERS.lock().push((ticket, Parker::current()));
+        sleepers().lock().push((ticket, Parker::current()));
         Self(ticket)
     }
 }
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        let mut sleepers = SLEEPERS.lock();
+        let mut sleepers = sleepers().lock();
         if let Some(place) = sleepers.iter().position(|(ticket, _)| *ticket == self.0) {
             sleepers.swap_remove(place);
         }

@@ -20,7 +20,9 @@ pub(crate) mod cell {
 }
 
 pub(crate) use loom::sync::MutexGuard;
+pub(crate) use std::sync::Arc;
 
+#[derive(Default)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
