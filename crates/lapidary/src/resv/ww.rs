@@ -22,7 +22,7 @@
 use crate::{
     fence::{Deadline, Interrupt, Parker, WaitError, park_until, pins},
     sync::{
-        Arc, Mutex,
+        self, Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -148,6 +148,9 @@ impl WwLock {
         interrupt: &Interrupt,
         mut wounded: impl FnMut() -> bool,
     ) -> Result<(), Blocked> {
+        if self.spin(ticket) {
+            return Ok(());
+        }
         let parker = Parker::current();
         let wounds = ticket != Ticket::NONE;
         let age = if wounds { ticket } else { Ticket::draw() };
@@ -170,6 +173,22 @@ impl WwLock {
         }
         // It was handed over in the last moment.
         Ok(())
+    }
+
+    /// Looks a few times whether the lock gets free before anybody sleeps for it: most are held for less than going to sleep
+    /// takes. Leaves it to those who wait already. True if it was taken.
+    fn spin(&self, ticket: Ticket) -> bool {
+        for _ in 0..sync::LOOKS {
+            let word = self.word.load(Ordering::Relaxed);
+            if word & WAITERS != 0 {
+                return false;
+            }
+            if holder(word).is_none() && self.try_lock(ticket) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 
     fn enqueue(&self, waiter: Waiter) {
