@@ -1,9 +1,8 @@
 //! EVENTFD: the client's eventfd is signalled when a point is reached, or has a fence.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::event::{PollFd, PollFlags, poll};
-
+use super::aio::Aio;
 use super::with_feature;
 use crate::core::driver::{Driver, Features};
 use crate::core::error::{Error, must_be_zero, only_bits};
@@ -17,6 +16,11 @@ pub(super) fn add_commands<D: Driver>(table: IoctlTable<D>) -> IoctlTable<D> {
 }
 
 fn eventfd<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjEventfd) -> Result<(), Error> {
+    // First of all: clients find out with a handle that isn't there whether they have the command.
+    let aio = Aio::get().map_err(|error| {
+        tracing::debug!(%error, "the system gives no AIO context");
+        Error::Unsupported("signalling an eventfd")
+    })?;
     only_bits("flags", args.flags, drm::SYNCOBJ_WAIT_AVAILABLE)?;
     must_be_zero("padding", args.pad)?;
     let syncobj = request.file.syncobjs().get(args.handle)?;
@@ -25,7 +29,11 @@ fn eventfd<D: Driver>(request: &mut Request<'_, '_, D>, args: &mut drm::SyncobjE
         return Err(Error::BadDescriptor { what: "an eventfd", fd: args.fd, errno: Errno::INVAL });
     }
     let available = args.flags & drm::SYNCOBJ_WAIT_AVAILABLE != 0;
-    syncobj.on_point(args.point, available, move || signal(&descriptor));
+    syncobj.on_point(args.point, available, move || {
+        if let Err(error) = aio.signal(&descriptor) {
+            tracing::warn!(%error, "an eventfd could not be signalled");
+        }
+    });
     Ok(())
 }
 
@@ -35,17 +43,4 @@ fn is_eventfd(descriptor: &OwnedFd) -> bool {
     let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     let target = std::fs::read_link(link);
     target.is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]")
-}
-
-/// Adds one to the eventfd's count. One that is at its limit has been signalled and is left alone: a write to it
-/// could block, and we are in the fence's signalling thread.
-fn signal(descriptor: &OwnedFd) {
-    let mut writable = [PollFd::new(descriptor, PollFlags::OUT)];
-    let now = rustix::time::Timespec::default();
-    if matches!(poll(&mut writable, Some(&now)), Ok(1)) {
-        let outcome = rustix::io::write(descriptor.as_fd(), &1_u64.to_ne_bytes());
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "an eventfd could not be signalled");
-        }
-    }
 }

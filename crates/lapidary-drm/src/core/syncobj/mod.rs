@@ -8,8 +8,9 @@
 //! | `handles` | CREATE, DESTROY, HANDLE_TO_FD, FD_TO_HANDLE |
 //! | `points` | RESET, SIGNAL, TIMELINE_SIGNAL, QUERY, TRANSFER |
 //! | `wait` | WAIT, TIMELINE_WAIT |
-//! | `eventfd` | EVENTFD |
+//! | `eventfd` | EVENTFD; `aio` does the signalling |
 
+mod aio;
 mod eventfd;
 mod handles;
 mod points;

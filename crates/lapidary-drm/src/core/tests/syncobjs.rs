@@ -382,6 +382,32 @@ fn an_eventfd_is_signalled_when_the_point_is_there_or_done() {
 }
 
 #[test]
+fn a_full_eventfd_that_blocks_its_writers_holds_no_fence_up() {
+    let mut bench = Bench::new();
+    let file = bench.file();
+    let (hostile, harmless) = (bench.syncobj(&file, 0), bench.syncobj(&file, 0));
+    let blocking = eventfd(0, EventfdFlags::empty()).unwrap();
+    rustix::io::write(&blocking, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let fd = bench.client.adopt(blocking);
+    let timeline = Timeline::new("work");
+    let [(first, first_signaller), (second, second_signaller)] = [timeline.next(), timeline.next()];
+    for (handle, fence) in [(hostile, &first), (harmless, &second)] {
+        file.0.syncobjs().get(handle).unwrap().replace_fence(Some(fence.clone()));
+    }
+    // For the fence to come and for it to signal.
+    for flags in [AVAILABLE, 0] {
+        let ask = drm::SyncobjEventfd { handle: hostile, flags, point: 0, fd, pad: 0 };
+        bench.run(&file, drm::IOCTL_SYNCOBJ_EVENTFD, ask).unwrap();
+    }
+    first_signaller.signal();
+    second_signaller.signal();
+    assert!(bench.wait(&file, &[hostile, harmless], ALL, 0).is_ok());
+    let mut count = [0; 8];
+    rustix::io::read(bench.client.descriptor(fd), &mut count).unwrap();
+    assert_eq!(u64::from_ne_bytes(count), u64::MAX, "it was signalled, and not looked at before");
+}
+
+#[test]
 fn a_wait_ends_with_the_callers_interrupt() {
     let mut bench = Bench::new();
     let file = bench.file();
