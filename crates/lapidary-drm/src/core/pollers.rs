@@ -1,15 +1,18 @@
 //! Who waits for a shared buffer to become readable or writable: what a client's `poll` sleeps on.
 //!
-//! A client that finds the buffer busy gets an eventfd, which is signalled when the fences that were there then have; it then
-//! asks again. However often a process asks, it gets the same eventfd for the same direction until that was signalled, so
-//! a process that polls and gives up, again and again, has one descriptor of the server's, not one for each time. It is
-//! never another process's: whoever has an eventfd can reset it.
+//! A client that finds the buffer busy gets one end of a pair of sockets, which hangs up when the fences that were there then
+//! have signalled; it then asks again. However often a process asks, it gets the same end for the same direction until that
+//! hung up, so a process that polls and gives up, again and again, has one pair of the server's, not one for each time. It is
+//! never another process's: whoever has an end can hang up.
+//!
+//! The server closes its end and writes nothing: a write to what a client holds, be it an eventfd that we made, can block,
+//! since every holder may make the open a blocking one and fill it.
 //!
 //! A later poll may so be woken by fences older than those it waits for, never too late: fences leave a reservation only when
 //! they have signalled, or for a later one of their context.
 //!
 //! Locks: the list, which is taken with nothing else held; under it a reservation's list of fences, a fence's callbacks, and
-//! a waiter's eventfd, each for itself. The eventfd's is all that the fence's callback takes.
+//! a waiter's pair, each for itself. The pair's is all that the fence's callback takes.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -17,7 +20,7 @@ use std::sync::{Arc, Weak};
 use lapidary::fence::{CallbackId, Fence};
 use lapidary::resv::{Reservation, Usage};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 
 use crate::transport::{Errno, Process};
 
@@ -34,30 +37,39 @@ struct Waiter {
     callback: Option<CallbackId>,
 }
 
-/// What the client sleeps on; gone when it was signalled.
-#[derive(Default)]
-struct Event(Mutex<Option<OwnedFd>>);
+/// What the client sleeps on; gone when it has hung up.
+struct Event(Mutex<Option<Pair>>);
+
+struct Pair {
+    /// Hangs up when it is closed.
+    _ours: OwnedFd,
+    theirs: OwnedFd,
+}
 
 impl Event {
-    fn signal(&self) {
-        if let Some(eventfd) = self.0.lock().take() {
-            // Full means: signalled already.
-            let _ = rustix::io::write(&eventfd, &1_u64.to_ne_bytes());
-        }
+    fn new() -> Result<Self, Errno> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // What a client sent would be ours to dispose of, in the fence's callback.
+        shutdown(&ours, Shutdown::Read)?;
+        Ok(Self(Mutex::new(Some(Pair { _ours: ours, theirs }))))
     }
 
-    /// Another descriptor of it; `None` if it was signalled.
+    fn signal(&self) {
+        let pair = self.0.lock().take();
+        drop(pair);
+    }
+
+    /// Another descriptor of the client's end; `None` if it has hung up.
     fn descriptor(&self) -> Option<Result<OwnedFd, Errno>> {
-        let eventfd = self.0.lock();
-        Some(rustix::io::fcntl_dupfd_cloexec(eventfd.as_ref()?, 0))
+        let pair = self.0.lock();
+        Some(rustix::io::fcntl_dupfd_cloexec(&pair.as_ref()?.theirs, 0))
     }
 }
 
 impl Waiter {
     /// Waits for the fences of `usage` that are there now.
     fn begin(process: &Arc<Process>, reservation: &Reservation, usage: Usage) -> Result<Self, Errno> {
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let event = Arc::new(Event(Mutex::new(Some(eventfd))));
+        let event = Arc::new(Event::new()?);
         let fence = reservation.merged(usage);
         let signalled = Arc::clone(&event);
         let callback = fence.add_callback(move |_| signalled.signal()).ok();
@@ -114,6 +126,8 @@ mod tests {
 
     use lapidary::fence::{Signaller, Timeline};
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::net::SendFlags;
+    use rustix::net::sockopt::socket_cookie;
 
     use super::*;
     use crate::transport::testing::TestClient;
@@ -135,12 +149,9 @@ mod tests {
         poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 1
     }
 
-    /// Whether both are descriptors of one eventfd, which stays as it was.
+    /// Whether both are descriptors of one end.
     fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
-        rustix::io::write(one, &1_u64.to_ne_bytes()).unwrap();
-        let same = is_readable(other);
-        rustix::io::read(one, &mut [0; 8]).unwrap();
-        same
+        socket_cookie(one).unwrap() == socket_cookie(other).unwrap()
     }
 
     #[test]
@@ -187,9 +198,18 @@ mod tests {
         let waiting = [&client, &neighbour]
             .map(|client| pollers.wait(client.process(), &reservation, Usage::Write).unwrap().unwrap());
         assert!(!is_same(&waiting[0], &waiting[1]));
+        shutdown(&waiting[0], Shutdown::Both).unwrap();
+        assert!(is_readable(&waiting[0]) && !is_readable(&waiting[1]));
         signaller.signal();
-        rustix::io::read(&waiting[0], &mut [0; 8]).unwrap();
         assert!(is_readable(&waiting[1]));
+    }
+
+    #[test]
+    fn a_client_can_put_nothing_into_the_servers_end() {
+        let (client, pollers) = (TestClient::new(), Pollers::default());
+        let (reservation, _signaller) = busy(Usage::Write);
+        let waiting = pollers.wait(client.process(), &reservation, Usage::Write).unwrap().unwrap();
+        assert_eq!(rustix::net::send(&waiting, &[1], SendFlags::NOSIGNAL), Err(Errno::PIPE));
     }
 
     #[test]
