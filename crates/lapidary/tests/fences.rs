@@ -279,7 +279,9 @@ fn h23_no_waiter_of_any_kind_hangs_when_the_producer_dies() {
     let chain = Fence::chain(Some(fence.clone()), Fence::signalled(), 1);
     // and callbacks, a listener and a task that wait for it,
     let told = Counter::default();
-    [&fence, &all, &any, &chain].map(|fence| fence.on_signal(told.callback()));
+    for fence in [&fence, &all, &any, &chain] {
+        fence.on_signal(told.callback());
+    }
     let listener = told.callback();
     syncobj.on_point(1, false, move || listener(&Fence::signalled()));
     let mut task = pin!(fence.clone().into_future());

@@ -22,6 +22,12 @@
 //!
 //! What was retired is taken out of its own list before it is asked for pins once more, so that one who pinned
 //! meanwhile can't have found it either; if somebody has pinned, it is put back.
+//!
+//! # What it asks of readers
+//!
+//! To leave soon: what is taken out stays for as long as there is always a reader, and there is room for two thousand at a
+//! time. A reader that is forgotten keeps what is taken out from then on. A reader may pin again what it has pinned, in a
+//! container that it comes to, say; that many of them wait for one another only if they have taken all places.
 
 #![allow(unsafe_code, reason = "fences are kept as plain pointers where readers have no lock")]
 

@@ -157,8 +157,6 @@ pub(super) struct FenceList {
 // SAFETY: the holder's part is reached through `Locked` alone, which only the thread that holds the reservation's lock makes;
 // all else is atomic. Fences and tables may be used and dropped by any thread.
 unsafe impl Sync for FenceList {}
-// SAFETY: as above; the pointers own what they point at.
-unsafe impl Send for FenceList {}
 
 impl FenceList {
     pub(super) fn new() -> Self {
@@ -197,11 +195,18 @@ impl FenceList {
 
 impl Drop for FenceList {
     fn drop(&mut self) {
+        // SAFETY: nobody else has the list any more.
+        let holder = unsafe { &*self.holder.get() };
+        // Left by a holder whose guard was forgotten.
+        for word in &holder.aside[..holder.count] {
+            // SAFETY: each was taken out once, and the list goes now.
+            drop(unsafe { fence_from(*word) });
+        }
         let table = self.table.load(Ordering::Relaxed);
         if table.is_null() {
             return;
         }
-        // SAFETY: nobody else has the list any more, and the table came from a box.
+        // SAFETY: as above, and the table came from a box.
         let table = unsafe { Box::from_raw(table) };
         for entry in table.used() {
             // SAFETY: the entries in use own a reference, and the table goes now.
@@ -577,7 +582,8 @@ impl<'a> Snapshot<'a> {
         Self { _pinned: pinned, few, few_len, more }
     }
 
-    /// The fences and their usages, in no particular order.
+    /// The fences and their usages, in no particular order. One that was moved to another place of the list meanwhile may be
+    /// there twice.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (FenceRef<'_>, Usage)> {
         // SAFETY: so many were written.

@@ -164,6 +164,7 @@ fn a_point_signals_with_all_before_it() {
                 let (head, fences) = (head.clone(), fences.clone());
                 thread::spawn(move || {
                     let found = head.chain_point(point).unwrap();
+                    assert!(found.seqno().get() <= point);
                     let before = &fences[..point as usize];
                     assert!(!found.is_signalled() || before.iter().all(Fence::is_signalled));
                     let pending = fence::unwrap(&found).count();

@@ -119,7 +119,7 @@ fn holders_follow_one_another() {
 /// The same with a reader, whose pins come between all steps of giving back and handing over.
 #[test]
 fn holders_follow_one_another_past_a_reader() {
-    check(3, || {
+    check(2, || {
         let resv = Resv::new();
         let other = spawn(&resv, |resv| {
             resv.lock();
@@ -156,7 +156,7 @@ fn the_younger_of_two_operations_gives_way() {
         first.replace_and_unlock();
         second.replace_and_unlock();
     }
-    check(4, || {
+    check(3, || {
         let (one, two) = (Resv::new(), Resv::new());
         let other = thread::spawn({
             let (one, two) = (one.clone(), two.clone());
