@@ -198,6 +198,7 @@ impl WwLock {
         // The queue's lock orders; the bit makes the holder come here.
         let word = self.word.fetch_or(WAITERS, Ordering::Relaxed);
         drop(queue);
+        // Who takes the lock from now on finds this waiter before it sleeps.
         if let Some(holder) = holder(word).filter(|holder| wounds && *holder != Ticket::NONE && *holder > age)
         {
             wake_sleeper(holder);
@@ -215,13 +216,6 @@ impl WwLock {
         };
         if !self.try_lock(ticket) {
             queue[place].late |= slept;
-            if let Some(holder) = holder(self.word.load(Ordering::Relaxed)) {
-                let wounds = queue[place].wounds && holder != Ticket::NONE && holder > age;
-                drop(queue);
-                if wounds {
-                    wake_sleeper(holder);
-                }
-            }
             return false;
         }
         queue.swap_remove(place);
