@@ -237,7 +237,7 @@ fn a_chain_goes_in_a_callback_of_its_own() {
         fences[1].on_signal(move |_| drop(head));
         let threads = signal_all(signallers);
         let walker = thread::spawn(move || {
-            while middle.chain_links().iter().skip(1).next().is_some() {
+            while middle.chain_links().iter().nth(1).is_some() {
                 thread::yield_now();
             }
         });
