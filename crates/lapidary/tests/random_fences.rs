@@ -366,7 +366,7 @@ mod containers {
         }
         let fence = made.make(&plain);
         let called = Arc::new(AtomicUsize::new(0));
-        for step in 0..=PLAIN {
+        for (step, next) in order.iter().map(Some).chain([None]).enumerate() {
             let signalled = made.is_signalled(&plain);
             if step == arm {
                 let called = called.clone();
@@ -402,8 +402,7 @@ mod containers {
                 let links = fence.chain_links();
                 assert_eq!(links.iter().all(|link| link.chain_contained().is_signalled()), signalled);
             }
-            if step < PLAIN {
-                let number = order[step];
+            if let Some(&number) = next {
                 let status = if number < failing { Err(FenceError::Fault) } else { Ok(()) };
                 signallers[number].take().unwrap().signal_with(status);
             }

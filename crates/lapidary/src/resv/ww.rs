@@ -1,7 +1,7 @@
 //! The wound/wait lock.
 //!
 //! One word says who holds the lock: nobody, somebody without a ticket, or the holder's ticket; a bit below, that the queue is
-//! not empty; and the lowest bits count the [pins](crate::fence::pins) of those who read what the lock is over. Taking and
+//! not empty; and the lowest bits count the [pins] of those who read what the lock is over. Taking and
 //! giving back a lock nobody waits for is one compare-and-swap each, and giving it back tells of pins. All else happens
 //! under the queue's lock.
 //!
