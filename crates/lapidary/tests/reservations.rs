@@ -229,7 +229,7 @@ fn h20_readers_hold_live_fences_while_writers_replace_them() {
                         }
                         drop(guard);
                         while pending.len() > 8 {
-                            pending.pop_front().map(Signaller::signal);
+                            pending.pop_front().into_iter().for_each(Signaller::signal);
                         }
                     }
                 })

@@ -125,7 +125,7 @@ fn holders_follow_one_another_past_a_reader() {
             resv.lock();
             resv.replace_and_unlock();
         });
-        let reader = spawn(&resv, |resv| drop(resv.read()));
+        let reader = spawn(&resv, |resv| _ = resv.read());
         resv.lock();
         resv.replace_and_unlock();
         join([other, reader]);
