@@ -15,7 +15,7 @@ use crate::process::{self, Limits, Line};
 use crate::workspace::{self, Gpu};
 
 /// Building and testing the workspace on a slow machine.
-const CARGO_LIMIT: Duration = Duration::from_secs(30 * 60);
+const CARGO_LIMIT: Duration = workspace::BUILD_LIMIT;
 /// One run of a client program.
 const CLIENT_LIMIT: Duration = Duration::from_secs(5 * 60);
 

@@ -4,8 +4,13 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
+
+use crate::process::{self, Limits, Line};
 
 /// A device profile of `lapidary run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,6 +54,24 @@ pub(crate) fn target_dir() -> PathBuf {
 /// A program of the workspace, built with the release profile.
 pub(crate) fn release_program(name: &str) -> PathBuf {
     target_dir().join("release").join(name)
+}
+
+/// Building the workspace on a slow machine.
+pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// Builds the program `lapidary` and its preload library with the release profile.
+///
+/// # Errors
+/// If that fails.
+pub(crate) fn build_release() -> Result<()> {
+    let mut command = Command::new(cargo());
+    command.current_dir(root()).args(["build", "--quiet", "--release", "--package", "lapidary-cli"]);
+    let ended = process::run(&mut command, Limits::total(BUILD_LIMIT), |line| {
+        eprintln!("{line}");
+        Line::Other
+    })?;
+    ensure!(ended.success(), "the release build: {}", ended.describe());
+    Ok(())
 }
 
 /// The cargo that started this task.

@@ -72,6 +72,12 @@ pub(crate) fn text(report: &Report) -> String {
     format!("lapidary: {} for {:.1} s\n{out}", report.device, report.seconds)
 }
 
+/// What the device did wrong, whatever became of its clients.
+pub(crate) fn failure(report: &Report) -> Option<String> {
+    let stale = report.gpu.stale_hits;
+    (stale > 0).then(|| format!("the device used {stale} stale translations, which is a bug of its own"))
+}
+
 fn list<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
     counts.map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ")
 }
@@ -104,6 +110,14 @@ mod tests {
         assert_eq!(Bytes(0).to_string(), "0 B");
         assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
         assert_eq!(Bytes(8 << 30).to_string(), "8 GiB");
+    }
+
+    #[test]
+    fn a_stale_translation_is_a_failure_of_the_device() {
+        let mut report = Report::default();
+        assert_eq!(failure(&report), None);
+        report.gpu.stale_hits = 3;
+        assert!(failure(&report).is_some_and(|failure| failure.contains("3 stale")));
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use lapidary_drm::Report;
 
 use crate::args::{Gpu, RunArgs};
 use crate::device::{self, LocalDevice};
@@ -45,7 +44,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     if let Some(json) = json {
         json.write(&done)?;
     }
-    if let Some(failure) = failure(&done) {
+    if let Some(failure) = report::failure(&done) {
         eprintln!("lapidary: {failure}");
         return Ok(ExitCode::from(DEVICE_FAILED));
     }
@@ -54,12 +53,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         Err(Outcome::Launch(error)) => Ok(refuse(&error)),
         Err(Outcome::Workload(error)) => Err(error),
     }
-}
-
-/// What the device did wrong, whatever became of the program.
-fn failure(report: &Report) -> Option<String> {
-    let stale = report.gpu.stale_hits;
-    (stale > 0).then(|| format!("the device used {stale} stale translations, which is a bug of its own"))
 }
 
 enum Outcome {
@@ -94,17 +87,4 @@ fn connect(folder: &Path, args: &RunArgs) -> Result<ExitCode> {
 fn refuse(error: &launch::LaunchError) -> ExitCode {
     eprintln!("lapidary: {error}");
     ExitCode::from(error.exit_code())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stale_translation_is_a_failure_of_the_device() {
-        let mut report = Report::default();
-        assert_eq!(failure(&report), None);
-        report.gpu.stale_hits = 3;
-        assert!(failure(&report).is_some_and(|failure| failure.contains("3 stale")));
-    }
 }

@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 use crate::args::ServeArgs;
 use crate::device::LocalDevice;
 use crate::report::{self, JsonFile};
+use crate::run::DEVICE_FAILED;
 
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("can't watch for signals")?;
@@ -22,6 +23,10 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode> {
     eprint!("{}", report::text(&done));
     if let Some(json) = json {
         json.write(&done)?;
+    }
+    if let Some(failure) = report::failure(&done) {
+        eprintln!("lapidary: {failure}");
+        return Ok(ExitCode::from(DEVICE_FAILED));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,7 @@ impl Served {
         let mut process = Command::new("sh")
             .args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" \"$@\"")])
             .arg(env!("CARGO_BIN_EXE_lapidary"))
-            .args(["serve", "--vram", "64M", "--folder"])
+            .args(["serve", "--check-tlb", "--vram", "64M", "--folder"])
             .arg(folder.join("device"))
             .arg("--report")
             .arg(&report)
@@ -107,5 +107,7 @@ fn clients_beyond_the_limit_of_descriptors_are_refused_and_served_when_there_is_
     // The ends of the connections reach the device when they do: the first clients may still find it full.
     let mut meets = (0..50).map(|number| folder.path().join(format!("meet-{number}")));
     assert!(meets.any(|meet| served.pair(&meet)), "the device serves nobody any more");
-    assert_eq!(served.stop()["live"], serde_json::json!({}));
+    let report = served.stop();
+    assert_eq!(report["live"], serde_json::json!({}));
+    assert_eq!(report["gpu"]["stale_hits"], 0);
 }

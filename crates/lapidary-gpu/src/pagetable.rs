@@ -7,7 +7,7 @@
 //!                  └───────────────────▶ 1 GiB leaf
 //! ```
 //!
-//! * *Leaf*: an entry that translates; the largest that alignment and contiguity allow is chosen.
+//! * *Leaf*: an entry that translates; the largest that alignment and contiguity of one piece allow is chosen when the piece is mapped.
 //! * *Node*: a table of 512 entries. Nodes come from a [`NodePool`]; a change reserves what it may need before, and nodes that became empty
 //!   return after the invalidation.
 //! * *Null*: a present entry without memory (a sparse resource): reads give zero, writes go nowhere. *Scratch*: an address space in which
@@ -17,6 +17,14 @@
 //! Entries and nodes are atomics: a walk that races with an edit sees old or new entries, never garbage. Locking: one writer's lock
 //! per address space, and the pool's, are leaves: nothing is awaited under them.
 //!
+//! # Large leaves
+//!
+//! A change that covers part of a large leaf splits it. Small leaves become a large one again where a piece is mapped over them that
+//! allows it: a bind of the whole stretch, or the return of an evicted buffer, and the tables below go. Pieces that were mapped one
+//! by one are not joined, though they may happen to lie side by side in memory: a leaf would then belong to two mappings, and to unmap
+//! one of them would take a node for the split, which may not be had. As it is, whatever was mapped as a piece can be unmapped as
+//! a piece without memory: by an eviction, by the end of a client, by a client that may have no more.
+//!
 //! Which mapping belongs to which object is not known here; a driver keeps that in `lapidary::gpuvm`.
 
 mod edit;
@@ -24,6 +32,8 @@ mod entry;
 mod needs;
 mod pool;
 mod space;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use edit::{Edit, Stale};

@@ -389,7 +389,8 @@ fn second_memory(rig: &Rig) -> Arc<SharedRegion> {
 #[test]
 fn a_missing_invalidation_is_a_wrong_access_and_reported_as_a_stale_hit() {
     for forget in [true, false] {
-        let rig = Rig::new();
+        let mut rig = Rig::new();
+        rig.forgetful = forget;
         let second = second_memory(&rig);
         let context = rig.context(RENDER);
         let target = va(DATA);

@@ -26,13 +26,12 @@ use self::figure::Figure;
 use crate::process::{self, Limits, Line};
 use crate::workspace::{self, Gpu};
 
-/// Building on a slow machine.
-const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// One program's benchmarks.
 const RUN_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// The benchmark programs that print our lines: package and name.
-const PROGRAMS: &[(&str, &str)] = &[("lapidary", "fence"), ("lapidary", "address_space")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("lapidary", "fence"), ("lapidary", "address_space"), ("lapidary-gpu", "pagetable")];
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -108,7 +107,7 @@ fn library(args: &Args, package: &str, bench: &str, report: &mut Report) -> Resu
         .current_dir(workspace::root())
         .args(["bench", "--quiet", "--package", package, "--bench", bench, "--"])
         .args(&args.names);
-    let ended = process::run(&mut command, Limits::total(BUILD_LIMIT + RUN_LIMIT), |line| {
+    let ended = process::run(&mut command, Limits::total(workspace::BUILD_LIMIT + RUN_LIMIT), |line| {
         match Figure::read(line) {
             Some(figure) => report.add(figure),
             None => eprintln!("{line}"),
@@ -121,7 +120,7 @@ fn library(args: &Args, package: &str, bench: &str, report: &mut Report) -> Resu
 
 /// Measures the device several times, and reports the middle run of each figure.
 fn device(args: &Args, report: &mut Report) -> Result<()> {
-    build()?;
+    workspace::build_release()?;
     if !known(&["measure", "--list"])?.iter().any(|name| is_wanted(args, name)) {
         return Ok(());
     }
@@ -148,23 +147,6 @@ fn known(args: &[&str]) -> Result<Vec<String>> {
     })?;
     ensure!(ended.success(), "lapidary {}: {}", args.join(" "), ended.describe());
     Ok(lines)
-}
-
-fn build() -> Result<()> {
-    let mut command = Command::new(workspace::cargo());
-    command.current_dir(workspace::root()).args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "lapidary-cli",
-    ]);
-    let ended = process::run(&mut command, Limits::total(BUILD_LIMIT), |line| {
-        eprintln!("{line}");
-        Line::Other
-    })?;
-    ensure!(ended.success(), "the release build: {}", ended.describe());
-    Ok(())
 }
 
 /// One run of the device's measurements, in their order.

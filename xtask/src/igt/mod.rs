@@ -43,8 +43,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When IGT or the device can't be started.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let program = workspace::release_program("lapidary");
-    ensure!(program.is_file(), "{} is missing: run `cargo build --release` first", program.display());
+    workspace::build_release()?;
     clients::install(&clients::igt::SET, Freshness::Present)?;
     let choices = choices(args)?;
     let device = Device { gpu: args.gpu, vram: args.vram.clone() };

@@ -183,6 +183,20 @@ impl Gpu {
         self.vm_bind_now(uapi::VmBindOp { obj, op: uapi::BIND_OP_MAP, ..range(address, buffer.size) })
     }
 
+    /// Maps the whole buffer `count` times, one after the other from `address` on, with one call.
+    pub(super) fn bind_array_now(&self, buffer: Buffer, address: u64, count: u32) -> Result<()> {
+        let op = |n| uapi::VmBindOp {
+            obj: buffer.handle,
+            op: uapi::BIND_OP_MAP,
+            ..range(address + n * buffer.size, buffer.size)
+        };
+        let ops: Vec<_> = (0..u64::from(count)).map(op).collect();
+        // The union's first eight bytes are the array's address.
+        let bind = uapi::VmBindOp { extensions: ops.as_ptr() as u64, ..Zeroable::zeroed() };
+        let mut args = uapi::VmBind { vm_id: self.vm, num_binds: count, bind, ..Zeroable::zeroed() };
+        xe(&self.file, nr::VM_BIND, &mut args).with_context(|| format!("VM_BIND of {count} at {address:#x}"))
+    }
+
     /// Unmaps a range, as [`bind_now`](Self::bind_now) maps one.
     pub(super) fn unbind_now(&self, address: u64, len: u64) -> Result<()> {
         self.vm_bind_now(uapi::VmBindOp { op: uapi::BIND_OP_UNMAP, ..range(address, len) })

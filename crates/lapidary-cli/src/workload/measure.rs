@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::gpu::{Batch, Gpu, Place};
+use super::gpu::{Batch, Buffer, Gpu, Place};
 
 /// Samples of each benchmark.
 const SAMPLES: usize = 31;
@@ -35,6 +35,10 @@ const BENCHMARKS: &[Benchmark] = &[
     ("ioctl_busy_clients", |_| busy_clients()),
     ("gem_create_close", gem_create_close),
     ("vm_bind_unbind", vm_bind_unbind),
+    ("vm_bind_single_1", |_| binds("vm_bind_single_1", 1, bind_each)),
+    ("vm_bind_single_2", |_| binds("vm_bind_single_2", 2, bind_each)),
+    ("vm_bind_array_1", |_| binds("vm_bind_array_1", 1, bind_array)),
+    ("vm_bind_array_2", |_| binds("vm_bind_array_2", 2, bind_array)),
     ("exec_empty_wait", exec_empty_wait),
     ("copy_64M", copy),
 ];
@@ -78,29 +82,87 @@ fn ioctl_cold(gpu: &Gpu) -> Result<()> {
 /// many calls, by all calls.
 fn busy_clients() -> Result<()> {
     const CALLS: u32 = 500;
-    let round = Barrier::new(BUSY);
+    let calls = |gpu: &Gpu| (0..CALLS).try_for_each(|_| gpu.is_banned().map(drop));
+    let samples = in_rounds(BUSY, Gpu::open, |_| Ok(()), calls)?;
+    let samples: Vec<f64> = samples.iter().map(|round| round / f64::from(CALLS * BUSY as u32)).collect();
+    let remark = format!("the same, {BUSY} clients at once: time by all calls");
+    report("ioctl_busy_clients", &samples, &remark);
+    Ok(())
+}
+
+/// Mappings that each client makes in a round.
+const MAPPINGS: u32 = 1024;
+
+/// What a mapping costs when `clients` clients make theirs at the same time, each in an address space of its own. What they
+/// made is unmapped between the rounds.
+fn binds(name: &str, clients: usize, bind: fn(&Binder) -> Result<()>) -> Result<()> {
+    let clear = |binder: &Binder| binder.gpu.unbind_now(SCRATCH, u64::from(MAPPINGS) * binder.buffer.size);
+    let rounds = in_rounds(clients, Binder::open, clear, bind)?;
+    let samples: Vec<f64> = rounds.iter().map(|round| round / f64::from(MAPPINGS)).collect();
+    let per_second = 1e9 / median(&samples);
+    report(
+        name,
+        &samples,
+        &format!("64 KiB each; {per_second:.0} mappings per second and client, {clients} at once"),
+    );
+    Ok(())
+}
+
+/// A client that maps one buffer many times.
+struct Binder {
+    gpu: Gpu,
+    buffer: Buffer,
+}
+
+impl Binder {
+    fn open() -> Result<Self> {
+        let gpu = Gpu::open()?;
+        let buffer = gpu.create(Place::System, 64 << 10, false)?;
+        Ok(Self { gpu, buffer })
+    }
+}
+
+fn bind_each(binder: &Binder) -> Result<()> {
+    let addresses = (0..u64::from(MAPPINGS)).map(|n| SCRATCH + n * binder.buffer.size);
+    addresses.into_iter().try_for_each(|address| binder.gpu.bind_now(binder.buffer, address))
+}
+
+fn bind_array(binder: &Binder) -> Result<()> {
+    binder.gpu.bind_array_now(binder.buffer, SCRATCH, MAPPINGS)
+}
+
+/// Nanoseconds of rounds in which `clients` clients do the same at once: from when all have done what comes `before` it until
+/// all are done.
+fn in_rounds<C>(
+    clients: usize,
+    open: impl Fn() -> Result<C> + Sync,
+    before: impl Fn(&C) -> Result<()> + Sync,
+    work: impl Fn(&C) -> Result<()> + Sync,
+) -> Result<Vec<f64>> {
+    let meet = Barrier::new(clients);
     let client = || -> Result<Vec<f64>> {
-        let gpu = Gpu::open();
-        // All reach the barriers, whatever fails.
-        round.wait();
+        let client = open();
         let mut samples = Vec::with_capacity(SAMPLES);
         let mut outcome = Ok(());
-        for _ in 0..SAMPLES {
-            round.wait();
-            let start = Instant::now();
-            if let Ok(gpu) = &gpu {
-                outcome = outcome.and_then(|()| (0..CALLS).try_for_each(|_| gpu.is_banned().map(drop)));
+        // One round to warm up. All reach the barriers, whatever fails.
+        for round in 0..=SAMPLES {
+            if let Ok(client) = &client {
+                outcome = outcome.and_then(|()| before(client));
             }
-            round.wait();
-            samples.push(start.elapsed().as_nanos() as f64 / f64::from(CALLS * BUSY as u32));
+            meet.wait();
+            let start = Instant::now();
+            if let Ok(client) = &client {
+                outcome = outcome.and_then(|()| work(client));
+            }
+            meet.wait();
+            if round > 0 {
+                samples.push(start.elapsed().as_nanos() as f64);
+            }
         }
-        gpu?;
+        client?;
         outcome.map(|()| samples)
     };
-    let samples = on_threads(BUSY, client)?;
-    let remark = format!("the same, {BUSY} clients at once: time by all calls");
-    report("ioctl_busy_clients", &samples[0], &remark);
-    Ok(())
+    Ok(on_threads(clients, client)?.swap_remove(0))
 }
 
 /// Runs `work` on `count` threads at once; each has a channel of its own to the server, as a process has.

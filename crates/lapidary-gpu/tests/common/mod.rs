@@ -31,20 +31,32 @@ pub struct Rig {
     pub space: Arc<AddressSpace>,
     pub memory: Arc<SharedRegion>,
     pub timeline: Timeline,
+    /// Whether the test forgets an invalidation on purpose.
+    pub forgetful: bool,
+}
+
+/// Every use of a translation that nobody invalidated fails its test.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !self.forgetful && !std::thread::panicking() {
+            assert_eq!(self.gpu.stale_hits(), []);
+        }
+    }
 }
 
 impl Rig {
     pub fn new() -> Self {
-        Self::with(GpuConfig { tlb_check: true, ..GpuConfig::default() })
+        Self::with(GpuConfig::default())
     }
 
     pub fn with(config: GpuConfig) -> Self {
+        let config = GpuConfig { tlb_check: true, ..config };
         let gpu = Gpu::new(config).expect("a GPU");
         let space = gpu.create_space(false).expect("an address space");
         let memory = Arc::new(SharedRegion::heap(SIZE as usize));
         gpu.memory().attach(PhysAddr::vram(0), memory.clone(), 0, SIZE).expect("free device memory");
         space.map(GpuVa::new(BASE), SIZE, Target::Memory(PhysAddr::vram(0)), rw()).expect("a free range");
-        Self { gpu, space, memory, timeline: Timeline::new("test") }
+        Self { gpu, space, memory, timeline: Timeline::new("test"), forgetful: false }
     }
 
     pub fn context(&self, engine: EngineId) -> Context {

@@ -26,7 +26,7 @@ fn wait_forever(at: u64) -> [u32; 6] {
 
 fn config() -> DeviceConfig {
     let job_timeout = Duration::from_secs(3600);
-    DeviceConfig { vram_size: 8 << 20, job_timeout, check_tlb: true, ..DeviceConfig::default() }
+    DeviceConfig { vram_size: 8 << 20, job_timeout, ..DeviceConfig::default() }
 }
 
 impl<'b> Client<'b> {

@@ -4,7 +4,7 @@ use super::client::*;
 use super::*;
 
 const BASE: u64 = 1 << 40;
-const ALLOWED: u64 = 2 * MIB;
+const ALLOWED: u64 = MIB;
 
 /// A device whose owner allows a client little.
 fn bench() -> Bench {
@@ -76,7 +76,7 @@ fn h29_a_client_that_maps_without_end_is_stopped_and_others_go_on() {
         map(buffer, (n % 16) * 4096, BASE + n * 4096, 4096)
     });
     assert_eq!(errno, Errno::NOMEM);
-    assert!(count > 10_000 && greedy.taken() <= ALLOWED, "{count} mappings, {} bytes", greedy.taken());
+    assert!(count > 5_000 && greedy.taken() <= ALLOWED, "{count} mappings, {} bytes", greedy.taken());
     other.work();
 
     // What it has, it can use and give back, all at once or piece by piece.
@@ -107,7 +107,7 @@ fn h29_page_tables_count_as_well_and_go_back_with_what_they_map() {
     let op = |n| map(buffer, 0, BASE + n * 2 * MIB, 4096);
     let (count, errno) = greedy.bind_without_end(op);
     assert_eq!(errno, Errno::NOMEM);
-    assert!((300..=512).contains(&count), "{count}");
+    assert!((128..=256).contains(&count), "{count}");
     other.work();
     let nodes = bench.device.driver().gpu().nodes().in_use();
     greedy.bind(&[unmap(BASE, count * 2 * MIB)]);

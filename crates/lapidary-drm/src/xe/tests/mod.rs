@@ -36,6 +36,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: &DeviceConfig) -> Self {
+        let config = &DeviceConfig { check_tlb: true, ..*config };
         let census = Census::new();
         let driver = XeDriver::new(config, &census).unwrap();
         Self { client: TestClient::new(), device: DrmDevice::new(driver, &census) }
@@ -60,8 +61,12 @@ impl Bench {
 }
 
 impl Drop for Bench {
+    /// Whatever a test is about: no engine used what page tables no longer said.
     fn drop(&mut self) {
         self.device.driver().shut_down();
+        if !std::thread::panicking() {
+            assert_eq!(self.device.driver().gpu().stale_hits(), []);
+        }
     }
 }
 
