@@ -32,7 +32,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Keep a device for programs started later, until interrupted.
     ///
-    /// Prints the folder that `lapidary run --connect FOLDER -- PROGRAM` takes, then the report at the end.
+    /// Prints the folder that `lapidary run --connect FOLDER -- PROGRAM` takes, then the report at the end. The signal USR1
+    /// has it print what is mapped in every client's address spaces.
     Serve(ServeArgs),
     /// One process of the embedded workload; it finds its device under /dev/dri as any program does.
     #[command(hide = true)]

@@ -54,6 +54,11 @@ impl LocalDevice {
         client_env(&self.folder)
     }
 
+    /// The address spaces of all clients as text.
+    pub(crate) fn gpuvas(&self) -> String {
+        self.server.gpuvas()
+    }
+
     /// Ends the device; the report tells what it did and what its clients left behind.
     pub(crate) fn finish(self) -> Report {
         self.server.shutdown()

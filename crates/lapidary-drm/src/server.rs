@@ -132,6 +132,12 @@ impl Server {
         report
     }
 
+    /// What is mapped in the address spaces of all clients, a line per mapping: what a kernel shows as `gpuvas` in its debug file
+    /// system. Clients go on meanwhile; each address space is consistent in itself.
+    pub fn gpuvas(&self) -> String {
+        XeDriver::gpuvas(&self.nodes.device.files())
+    }
+
     /// Ends the device: clients that are still there lose it. The report tells what it did in its life, and what its
     /// clients left behind that should have gone with them.
     pub fn shutdown(mut self) -> Report {

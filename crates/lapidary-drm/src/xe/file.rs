@@ -78,6 +78,12 @@ impl XeFile {
         self.queues.remove(Handle(id)).ok_or_else(|| Error::not_found("exec queue", id))
     }
 
+    /// Its address spaces as text, a line per mapping, each as it is when it is printed.
+    pub(super) fn dump(&self) -> String {
+        let spaces = self.vms.snapshot();
+        spaces.iter().map(|(handle, vm)| format!("VM {}: {}", handle.get(), vm.gpu_vm().dump())).collect()
+    }
+
     /// Lets go of everything: the file is closed. Queues first, so that what runs stops before its memory goes.
     pub(super) fn close(&self) {
         let queues = self.queues.take_all();

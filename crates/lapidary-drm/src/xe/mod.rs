@@ -293,6 +293,15 @@ impl XeDriver {
         MemoryUsage { system_total, system_used, vram_total, vram_used }
     }
 
+    /// The address spaces of open files as text: what a kernel shows as `gpuvas` in its debug file system.
+    pub(crate) fn gpuvas(files: &[Arc<DrmFile<Self>>]) -> String {
+        let of = |file: &Arc<DrmFile<Self>>| {
+            let record = file.record();
+            format!("client {} ({}, {})\n{}", record.client, record.process, record.pid, file.data().dump())
+        };
+        files.iter().map(of).collect()
+    }
+
     /// How programs find the device.
     pub(crate) fn card(&self) -> Card {
         let function = PciFunction {

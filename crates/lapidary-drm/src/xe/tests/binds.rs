@@ -345,6 +345,20 @@ fn a_bind_is_in_effect_on_return_though_it_comes_after_others_that_have_just_bec
 }
 
 #[test]
+fn what_is_mapped_can_be_read_as_text() {
+    let bench = bench();
+    let mut rig = Rig::new(&bench);
+    let (buffer, _) = rig.buffer(VRAM, MIB);
+    rig.bind(&[map(buffer, 0, BASE, MIB), map_null(2 * BASE, MIB)]);
+    let text = XeDriver::gpuvas(&bench.device.files());
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("client "), "{text}");
+    assert!(lines[1].starts_with("VM 1: address space") && lines[1].contains("3 mappings"), "{text}");
+    let line = |at: u64| lines.iter().find(|line| line.trim().starts_with(&format!("{at:#014x}.."))).unwrap();
+    assert!(line(BASE).contains("object") && line(2 * BASE).ends_with("null"), "{text}");
+}
+
+#[test]
 fn an_empty_bind_waits_for_what_it_is_told_and_later_ones_for_it() {
     let bench = bench();
     let mut rig = Rig::new(&bench);
