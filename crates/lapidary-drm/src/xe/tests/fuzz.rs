@@ -199,7 +199,7 @@ impl Fuzzer {
     fn make(&mut self) {
         match self.random.below(8) {
             0 => {
-                let flags = self.choose(&[0, 0, 0, 1, 1, 2], &[3, 4]);
+                let flags = self.choose(&[0, 0, 0, 1, 1, 2, 6, 6, 14], &[3, 4, 7, 8, 16]);
                 self.xe(nr::VM_CREATE, uapi::VmCreate { flags, ..Zeroable::zeroed() });
             }
             1 | 2 => {
@@ -241,7 +241,9 @@ impl Fuzzer {
 
     /// What programs do: a buffer, mapped, and a job in it. Others disturb it at every step.
     fn submit_something(&mut self) {
-        let Some(vm) = self.xe(nr::VM_CREATE, uapi::VmCreate::default()) else { return };
+        let flags = self.random.pick(&[0, 0, uapi::VM_CREATE_LR_MODE | uapi::VM_CREATE_FAULT_MODE]);
+        let vm = uapi::VmCreate { flags, ..Zeroable::zeroed() };
+        let Some(vm) = self.xe(nr::VM_CREATE, vm) else { return };
         let queue = uapi::ExecQueueCreate {
             width: 1,
             num_placements: 1,
@@ -326,6 +328,16 @@ impl Fuzzer {
                 self.xe(nr::WAIT_USER_FENCE, args);
             }
             1 => self.query(),
+            2 if self.random.once_in(2) => {
+                let args = uapi::VmGetProperty {
+                    vm_id: self.handle(),
+                    property: self.random.pick(&[0, 0, 0, 1]),
+                    size: self.random.pick(&[0, 0, 48, 96, 47, u32::MAX]),
+                    data: self.pointer(96),
+                    ..Zeroable::zeroed()
+                };
+                self.xe(nr::VM_GET_PROPERTY, args);
+            }
             2 => {
                 let args = uapi::ExecQueueGetProperty {
                     exec_queue_id: self.handle(),
@@ -398,7 +410,11 @@ impl Fuzzer {
             range,
             addr: if op == 3 { 0 } else { self.address() },
             op,
-            flags: if null { uapi::BIND_FLAG_NULL } else { self.choose(&[0, 0, 0, 1], &[2, 4, 8, 16]) },
+            flags: if null {
+                uapi::BIND_FLAG_NULL
+            } else {
+                self.choose(&[0, 0, 0, 1, 2], &[4, 8, 16, 1 << 31])
+            },
             prefetch_mem_region_instance: if op == 4 { self.choose(&[0, 1], &[2, 40]) } else { 0 },
             ..Zeroable::zeroed()
         }
