@@ -17,7 +17,8 @@
 //! next access faults (see [`page_faults`](super::page_faults)).
 //!
 //! A VM lives as long as a handle, a queue or a job needs it. VM_DESTROY and the end of its file close it: nothing new
-//! begins, and what is mapped is unmapped, on the worker, once the jobs that were submitted have ended. Binds that wait
+//! begins, and what is mapped is unmapped, on the worker, once the jobs that were submitted have ended; those of faulting
+//! mode, whose queues are gone by then, find nothing mapped any more. Binds that wait
 //! for fences are jobs like others: they hold what they are going to unmap, which must not be another's while page
 //! tables still lead there.
 
