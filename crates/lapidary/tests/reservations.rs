@@ -198,6 +198,33 @@ fn h19_whatever_a_reader_holds_stays_the_fence_it_was() {
     assert!(resv.fences(Usage::Read).iter().all(|now| !now.ptr_eq(&fence)));
 }
 
+#[test]
+fn h20_what_is_replaced_goes_with_the_last_reader() {
+    // Given a fence that is on a list alone, and on two chains' links,
+    let name: Arc<str> = "replaced".into();
+    let (fence, signaller) = Timeline::new(name.clone()).next();
+    let (resv, other) = (Reservation::new(), Reservation::new());
+    add(&resv, &fence, Usage::Read);
+    let (own, _own) = self::fence();
+    let head = Fence::chain(Some(Fence::chain(None, fence, 1)), own, 2);
+    // and readers of both,
+    let readers = [resv.snapshot(Usage::Read), resv.snapshot(Usage::Bookkeep)];
+    let walker = head.chain_links();
+    assert_eq!(walker.iter().count(), 2);
+    // when it is replaced and forgotten, then it is there for as long as they are.
+    signaller.signal();
+    resv.lock().copy_from(&other).unwrap();
+    assert!(head.chain_prev().is_none());
+    assert!(resv.is_idle(Usage::Bookkeep) && resv.snapshot(Usage::Bookkeep).is_empty());
+    for reader in readers {
+        assert_eq!(reader.iter().next().map(|(fence, _)| fence.is_signalled()), Some(true));
+        assert!(Arc::strong_count(&name) > 1);
+    }
+    assert!(Arc::strong_count(&name) > 1);
+    drop(walker);
+    assert_eq!(Arc::strong_count(&name), 1);
+}
+
 /// Readers hold what they found for a while, and look at it again and again, while two writers replace, add, prune and copy;
 /// in the end nothing is kept.
 #[test]

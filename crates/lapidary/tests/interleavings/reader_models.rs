@@ -5,7 +5,7 @@ use shuttle::thread;
 use crate::{
     Names, check,
     exec::{Duplicates, Exec},
-    fence::{Deadline, Fence, Interrupt, Seqno, Timeline, WaitError},
+    fence::{Deadline, Fence, Interrupt, Seqno, Signaller, Timeline, WaitError},
     resv::{Reservation, Snapshot, Usage},
 };
 
@@ -88,11 +88,16 @@ fn a_reader_finds_what_stays() {
             .map(|_| {
                 let (resv, timeline) = (resv.clone(), names.timeline());
                 thread::spawn(move || {
-                    for _ in 0..3 {
+                    for pending in [1, 3] {
                         // Of contexts of their own, so that they need places of their own.
-                        let (fence, signaller) = Timeline::new(timeline.name()).next();
-                        add(&resv, fence, Usage::Bookkeep);
-                        signaller.signal();
+                        let signallers: Vec<_> = (0..pending)
+                            .map(|_| {
+                                let (fence, signaller) = Timeline::new(timeline.name()).next();
+                                add(&resv, fence, Usage::Bookkeep);
+                                signaller
+                            })
+                            .collect();
+                        signallers.into_iter().for_each(Signaller::signal);
                     }
                 })
             })
