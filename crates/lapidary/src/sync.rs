@@ -31,7 +31,10 @@ pub(crate) fn unit_test(test: impl Fn() + Send + Sync + 'static) {
 }
 
 /// How often to look for something that another thread is about to do before going to sleep for it.
-pub(crate) const LOOKS: u32 = 40;
+#[inline]
+pub(crate) fn looks() -> u32 {
+    40
+}
 
 /// Waits a moment for another thread that is about to be done: spins, then offers the processor to others, and at last
 /// sleeps, so that even a thread of higher priority lets it go on. `tries` counts from 0.

@@ -178,7 +178,7 @@ impl WwLock {
     /// Looks a few times whether the lock gets free before anybody sleeps for it: most are held for less than going to sleep
     /// takes. Leaves it to those who wait already. True if it was taken.
     fn spin(&self, ticket: Ticket) -> bool {
-        for _ in 0..sync::LOOKS {
+        for _ in 0..sync::looks() {
             let word = self.word.load(Ordering::Relaxed);
             if word & WAITERS != 0 {
                 return false;

@@ -80,7 +80,9 @@ impl Condvar {
 }
 
 /// Looking more than once before sleeping adds orders, and nothing that can go wrong.
-pub(crate) const LOOKS: u32 = 0;
+pub(crate) fn looks() -> u32 {
+    0
+}
 
 pub(crate) fn relax(_: &mut u32) {
     shuttle::thread::yield_now();
