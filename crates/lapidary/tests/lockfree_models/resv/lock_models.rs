@@ -133,6 +133,29 @@ fn holders_follow_one_another_past_a_reader() {
     });
 }
 
+/// A waiter that came too late, as the lock was taken again before it had its turn, is handed the lock, while a reader's pins
+/// come and go: they stay in the word, and the one who hands over is told of them.
+#[test]
+fn a_lock_is_handed_over_past_a_reader() {
+    check(1, || {
+        let resv = Resv::new();
+        resv.lock();
+        let waiter = spawn(&resv, |resv| {
+            resv.lock();
+            resv.replace_and_unlock();
+        });
+        let reader = spawn(&resv, |resv| _ = resv.read());
+        // The waiter sleeps, is woken, finds the lock taken, and sleeps again.
+        thread::yield_now();
+        resv.replace_and_unlock();
+        resv.lock();
+        thread::yield_now();
+        resv.replace_and_unlock();
+        join([waiter, reader]);
+        resv.end(3);
+    });
+}
+
 /// Two operations with tickets want two locks, each in the order of the other's: the younger one is told to give way, lets go
 /// and waits for what it was refused.
 #[test]
