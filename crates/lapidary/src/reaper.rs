@@ -20,10 +20,10 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    thread::{self, JoinHandle, ThreadId},
 };
 
 use crate::fence::assert_may_block;
+use crate::sync::thread::{self, JoinHandle, ThreadId};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Work to do later: lets go of what its closure owns.

@@ -1,4 +1,4 @@
-//! The locks, atomics, shared pointers and thread locals of the library, in one place.
+//! The locks, atomics, shared pointers, threads and thread locals of the library, in one place.
 //!
 //! Every module takes its primitives from here and nowhere else, so that a model checker can put its own in
 //! their stead. The locks are `parking_lot`'s: they are one byte, need no allocation and are not poisoned by
@@ -22,6 +22,11 @@ pub mod atomic {
 /// Cells whose exclusion is the business of who uses them.
 pub(crate) mod cell {
     pub(crate) use std::cell::UnsafeCell;
+}
+
+/// Threads that the library starts, and who runs.
+pub(crate) mod thread {
+    pub(crate) use std::thread::{Builder, JoinHandle, ThreadId, current};
 }
 
 /// Runs a unit test. A model checker runs it with its own primitives, in many orders.

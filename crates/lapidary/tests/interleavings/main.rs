@@ -1,4 +1,4 @@
-//! Fences, reservations, sets of locks and syncobjs under a scheduler that picks who goes on.
+//! Fences, reservations, sets of locks, syncobjs, address spaces and the reaper under a scheduler that picks who goes on.
 //!
 //! The library's own files are included here with the primitives of `shuttle` in [`sync`]. Each model is run many times, in
 //! orders that [`check`] draws; a model in which nobody can go on fails. What is read without a lock is read in one order here
@@ -9,23 +9,36 @@
     missing_docs,
     unreachable_pub,
     unused_imports,
+    clippy::reversed_empty_ranges,
+    clippy::wrong_self_convention,
     reason = "the library's files are part of it"
 )]
+
+extern crate alloc;
 
 #[path = "../../src/exec.rs"]
 mod exec;
 #[path = "../../src/fence/mod.rs"]
 mod fence;
+#[path = "../../src/gpuvm/mod.rs"]
+mod gpuvm;
+#[path = "../../src/sched/proto.rs"]
+mod proto;
+#[path = "../../src/reaper.rs"]
+mod reaper;
 #[path = "../../src/resv/mod.rs"]
 mod resv;
 #[path = "../../src/syncobj/mod.rs"]
 mod syncobj;
 
+mod address_space_models;
 mod container_models;
 mod fence_models;
 mod lock_models;
 mod poison;
+mod proto_models;
 mod reader_models;
+mod rwlock;
 mod sync;
 mod syncobj_models;
 

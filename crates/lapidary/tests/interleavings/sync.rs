@@ -5,8 +5,10 @@ use std::{
     time::Instant,
 };
 
-pub use shuttle::thread_local;
-pub use std::sync::{Arc, LazyLock, OnceLock};
+pub use shuttle::{thread, thread_local};
+pub use std::sync::{Arc, LazyLock, OnceLock, Weak};
+
+pub use crate::rwlock::{RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard};
 
 pub mod atomic {
     pub use shuttle::sync::atomic::{
@@ -21,7 +23,10 @@ pub(crate) mod cell {
 #[derive(Debug, Default)]
 pub struct Mutex<T>(shuttle::sync::Mutex<T>);
 
-pub struct MutexGuard<'a, T>(Option<shuttle::sync::MutexGuard<'a, T>>);
+pub struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    held: Option<shuttle::sync::MutexGuard<'a, T>>,
+}
 
 impl<T> Mutex<T> {
     pub const fn new(value: T) -> Self {
@@ -29,7 +34,8 @@ impl<T> Mutex<T> {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard(Some(self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())))
+        let held = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        MutexGuard { mutex: self, held: Some(held) }
     }
 
     pub fn into_inner(self) -> T {
@@ -37,17 +43,26 @@ impl<T> Mutex<T> {
     }
 }
 
+impl<T> MutexGuard<'_, T> {
+    pub fn unlocked<R>(guard: &mut Self, run: impl FnOnce() -> R) -> R {
+        drop(guard.held.take());
+        let result = run();
+        guard.held = guard.mutex.lock().held;
+        result
+    }
+}
+
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("it is empty only while it waits")
+        self.held.as_ref().expect("it is empty only while it waits")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("it is empty only while it waits")
+        self.held.as_mut().expect("it is empty only while it waits")
     }
 }
 
@@ -63,14 +78,22 @@ impl TimedOut {
 }
 
 impl Condvar {
+    pub const fn new() -> Self {
+        Self(shuttle::sync::Condvar::new())
+    }
+
     pub fn notify_one(&self) -> bool {
         self.0.notify_one();
         true
     }
 
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let waiting = guard.0.take().expect("it is empty only while it waits");
-        guard.0 = Some(self.0.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let waiting = guard.held.take().expect("it is empty only while it waits");
+        guard.held = Some(self.0.wait(waiting).unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
     /// Time does not pass in a model: it is up at once.
