@@ -150,7 +150,8 @@ impl<'a, T: VmTypes> Locked<'a, T> {
     }
 
     /// Has `bring_back` bring each evicted object back, which may evict further ones: they follow. The
-    /// reservations of all objects mapped must be locked.
+    /// reservations of all objects mapped must be locked. An object that was unmapped after it was evicted may be among
+    /// them; its reservation need not be locked, and there is nothing to bring back.
     ///
     /// # Errors
     /// What `bring_back` fails with. The object stays on the list of evicted ones, with those not yet tried.

@@ -9,7 +9,6 @@
     missing_docs,
     unreachable_pub,
     unused_imports,
-    clippy::reversed_empty_ranges,
     clippy::wrong_self_convention,
     reason = "the library's files are part of it"
 )]
